@@ -1,0 +1,92 @@
+import { Command } from "@oclif/core";
+import { LapidaryError } from "../base/errors.js";
+import type { Reporter } from "../pipeline/progress.js";
+
+/** The shape in which `--json` reports an error; the process exits with `exitCode`. */
+interface ErrorReport {
+  readonly error: {
+    readonly code: string;
+    readonly message: string;
+    readonly advice?: string;
+    readonly exitCode: number;
+  };
+}
+
+/** Exit codes of a process that a signal ended, as shells count them. */
+const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143 } as const;
+
+function describe(error: unknown): ErrorReport["error"] {
+  if (error instanceof LapidaryError) {
+    const { code, message, advice, exitCode } = error;
+    return advice === undefined ? { code, message, exitCode } : { code, message, advice, exitCode };
+  }
+  const oclif = (error as { oclif?: { exit?: number | false } }).oclif;
+  if (error instanceof Error && typeof oclif?.exit === "number") {
+    return { code: "misuse", message: error.message, exitCode: oclif.exit };
+  }
+  return {
+    code: "internal",
+    message: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    advice: "This is a defect of lapidary. Run again with DEBUG=lapidary to see where, and please report it.",
+    exitCode: 1,
+  };
+}
+
+/**
+ * What all commands share: `--json`, errors without stack traces and with the right exit code, an abort
+ * signal that Ctrl-C triggers, and progress on stderr.
+ *
+ * `Result` is the documented shape that `--json` prints.
+ */
+export abstract class LapidaryCommand<Result> extends Command {
+  static override enableJsonFlag = true;
+
+  readonly #abort = new AbortController();
+  #endedBy: keyof typeof SIGNAL_EXIT | undefined;
+  #stopReporter: (() => void) | undefined;
+
+  abstract override run(): Promise<Result>;
+
+  /** Aborted on the first Ctrl-C or SIGTERM; a second one ends the process at once. */
+  protected get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  protected async reporter(): Promise<Reporter> {
+    const { TerminalReporter } = await import("./terminal-reporter.js");
+    const reporter = await TerminalReporter.create();
+    this.#stopReporter = () => reporter.stop();
+    return reporter;
+  }
+
+  protected override async init(): Promise<void> {
+    await super.init();
+    for (const name of ["SIGINT", "SIGTERM"] as const) {
+      process.once(name, () => {
+        this.#endedBy = name;
+        this.#abort.abort(new LapidaryError("aborted", `Stopped by ${name}.`));
+      });
+    }
+  }
+
+  protected override async catch(error: Error & { exitCode?: number }): Promise<void> {
+    this.#stopReporter?.();
+    if ("code" in error && error.code === "EEXIT") throw error;
+    const report = describe(error);
+    const exitCode = this.#endedBy === undefined ? report.exitCode : SIGNAL_EXIT[this.#endedBy];
+    if (this.jsonEnabled()) {
+      this.logJson({ error: { ...report, exitCode } } satisfies ErrorReport);
+    } else {
+      process.stderr.write(`Error: ${report.message}\n`);
+      if (report.advice !== undefined) process.stderr.write(`  ${report.advice}\n`);
+      if (report.code === "misuse") process.stderr.write(`  See lapidary ${this.id ?? ""} --help.\n`);
+    }
+    if (process.env["DEBUG"] !== undefined && error.stack !== undefined) process.stderr.write(`${error.stack}\n`);
+    this.exit(exitCode);
+  }
+
+  /** JSON is printed plain, never coloured: it is read by programs. */
+  override logJson(json: unknown): void {
+    process.stdout.write(`${JSON.stringify(json, null, 2)}\n`);
+  }
+}

@@ -1,0 +1,61 @@
+import { availableParallelism } from "node:os";
+import { Flags } from "@oclif/core";
+import { LapidaryError } from "../base/errors.js";
+import { formatSize, parseSize } from "../base/sizes.js";
+
+const DEFAULT_MEMORY = 1024 ** 3;
+
+/** A list of names in one flag value, separated by commas. */
+function list(text: string, flag: string): string[] {
+  const names = text.split(",").map((name) => name.trim());
+  if (names.includes("")) {
+    throw new LapidaryError("bad-flag", `--${flag} ${text}: an empty name in the list; expected names separated by commas.`, {
+      exitCode: 2,
+    });
+  }
+  return names;
+}
+
+async function size(text: string, flag: string): Promise<number> {
+  const bytes = parseSize(text);
+  if (bytes === undefined || bytes === 0) {
+    throw new LapidaryError("bad-flag", `--${flag} ${text}: not a size; expected a number with a unit, such as 512MiB or 2G.`, {
+      exitCode: 2,
+    });
+  }
+  return bytes;
+}
+
+export const threads = Flags.integer({
+  description: "worker threads; one a core when left out",
+  min: 1,
+  max: 1024,
+  default: async () => availableParallelism(),
+  defaultHelp: async () => "one a core",
+});
+
+export const memory = Flags.custom<number>({
+  description: "ceiling for working memory, whatever the size of the model",
+  helpValue: "SIZE",
+  parse: (text) => size(text, "memory"),
+  default: DEFAULT_MEMORY,
+  defaultHelp: async () => formatSize(DEFAULT_MEMORY),
+})();
+
+export const splitMaxSize = Flags.custom<number>({
+  description: "write several files of at most this size, named as llama.cpp names them",
+  helpValue: "SIZE",
+  parse: (text) => size(text, "split-max-size"),
+})();
+
+/** Names separated by commas, such as `Q8_0,Q4_0`. */
+export const names = (flag: string, description: string) =>
+  Flags.custom<string[]>({
+    description,
+    helpValue: "TYPE[,TYPE…]",
+    parse: async (text) => list(text, flag),
+  })({ required: true });
+
+export const force = Flags.boolean({ description: "replace files that exist" });
+
+export const dryRun = Flags.boolean({ description: "say exactly what would be written, and write nothing" });

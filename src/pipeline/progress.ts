@@ -1,0 +1,26 @@
+/** One step of a running job, as a progress bar or a line of a log wants it. */
+export interface Progress {
+  readonly done: number;
+  readonly total: number;
+  /** What is counted. */
+  readonly unit: "bytes" | "windows" | "runs";
+}
+
+/** Where the pipeline tells what it is doing. The command line draws it; a library user may ignore it. */
+export interface Reporter {
+  /** Begins a job with a label such as `nano-e-Q4_0.gguf`; jobs do not nest. */
+  start(label: string): void;
+  progress(progress: Progress): void;
+  /** Ends the job that runs, with a word on how it went. */
+  finish(outcome: string): void;
+  /** Something that the user should know and that stops nothing. */
+  warn(message: string): void;
+}
+
+/** Tells nobody. */
+export const silent: Reporter = {
+  start() {},
+  progress() {},
+  finish() {},
+  warn() {},
+};
