@@ -16,8 +16,15 @@ export interface LayerConfig {
   readonly sharesKv: boolean;
 }
 
+/** Special tokens that llama.cpp's converter looks for, in the order it writes them. */
+export const SPECIAL_TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "eot", "eom"] as const;
+
+export type SpecialToken = (typeof SPECIAL_TOKENS)[number];
+
 /** `config.json` of any member, checked and with every gap refused rather than filled in. */
 export interface Gemma4Config {
+  /** Path of the file, for messages. */
+  readonly file: string;
   readonly member: Member;
   /** `model_type` of the file. */
   readonly modelType: string;
@@ -42,7 +49,13 @@ export interface Gemma4Config {
   readonly softcap: number | null;
   readonly ropeTheta: { readonly sliding: number; readonly full: number };
   readonly partialRotaryFactor: number;
+  /** The output matrix is the embedding; otherwise the checkpoint has to hold `lm_head.weight`. */
+  readonly tiedEmbeddings: boolean;
   readonly layers: readonly LayerConfig[];
+  /** Single token ids that the file names; a list (`eos_token_id` of instruction-tuned models) is not one. */
+  readonly specialTokenIds: Readonly<Partial<Record<SpecialToken, number>>>;
+  /** `_name_or_path`, from which a model name may be derived. */
+  readonly nameOrPath: string | null;
 }
 
 export type Role =
