@@ -1,0 +1,10 @@
+import { join } from "node:path";
+import { packageRoot } from "../../src/base/paths.js";
+
+/**
+ * Folder of the evaluation set that comes with lapidary: prose, code, chats and twenty languages. Nothing
+ * is ever calibrated on it.
+ */
+export function evaluationSet(): string {
+  return join(packageRoot, "fixtures", "evaluation");
+}
