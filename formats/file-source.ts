@@ -11,7 +11,10 @@ const MISSING: ReadonlySet<string | undefined> = new Set(["ENOENT", "ENOTDIR"]);
 function openFailure(path: string, cause: unknown): FormatError {
   const { code } = cause as NodeJS.ErrnoException;
   if (MISSING.has(code)) {
-    return new FormatError("file-missing", `${path}: there is no such file.`, { cause, exitCode: 2 });
+    return new FormatError("file-missing", `${path}: there is no such file or folder.`, {
+      cause,
+      exitCode: 2,
+    });
   }
   return new FormatError(
     "file-unreadable",

@@ -1,4 +1,4 @@
-/** Every dtype that the format names, with its width in bits. */
+/** Every dtype that the format names (as the Rust library lists them), with its width in bits. */
 export const DTYPE_BITS = {
   BOOL: 8,
   F4: 4,
@@ -9,6 +9,8 @@ export const DTYPE_BITS = {
   F8_E5M2: 8,
   F8_E4M3: 8,
   F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
   I16: 16,
   U16: 16,
   F16: 16,
@@ -50,6 +52,6 @@ export interface Checkpoint {
   readonly shards: readonly Shard[];
   /** In file order: shard by shard, by offset inside a shard. */
   readonly tensors: ReadonlyMap<string, TensorEntry>;
-  /** `__metadata__` of the first shard. */
+  /** `__metadata__` of the first shard, without a prototype. */
   readonly metadata: Readonly<Record<string, string>>;
 }
