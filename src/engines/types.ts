@@ -14,6 +14,8 @@ export interface BenchOptions {
   readonly promptTokens: number;
   readonly generationTokens: number;
   readonly repetitions: number;
+  /** Ends the engine, as for `ScoreOptions`. */
+  readonly signal?: AbortSignal;
 }
 
 export interface BenchResult {
@@ -31,14 +33,15 @@ export interface ModelInfo {
   readonly parameters: number;
   readonly bytes: number;
   readonly description: string;
-  /** Tokens that the model's metadata calls for: first of a text, and those that end generation. */
+  /** The token that the metadata puts first in a text, and whether it is added. */
   readonly bos: number;
   readonly addsBos: boolean;
 }
 
 export interface EngineInfo {
-  /** `llama.cpp v0.5.0`, with the package that brought it. */
+  /** Such as `llama.cpp v0.5.0 (@node-llama-cpp/linux-x64 3.22.1)`. */
   readonly name: string;
+  /** As the library itself has it, such as `0.5.0-dev`. */
   readonly version: string;
   /** What the engine itself says of the machine (instruction sets in use). */
   readonly system: string;
@@ -83,10 +86,11 @@ export type CreateVisitor = (
 };
 
 export interface ScoreOptions {
-  /** URL of a built JavaScript module that exports `createVisitor`. */
+  /** URL of a built JavaScript module that exports `createVisitor`; runs once a call. */
   readonly visitor: URL;
   /** Called after each window, with the number of windows done. */
   readonly onWindow?: (done: number) => void;
+  /** Aborting rejects with the signal's reason and ends the engine: no runtime stops cleanly at any point. */
   readonly signal?: AbortSignal;
 }
 
