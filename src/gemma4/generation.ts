@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { gguf } from "../../formats/gguf/values.js";
 import type { GgufEntry } from "./gguf/entries.js";
 import { Fields, readJsonObject } from "./json.js";
 
@@ -54,9 +55,9 @@ export async function readGeneration(folder: string): Promise<Generation | null>
     const name = names.find((name) => fields.has(name));
     if (name === undefined) continue;
     const key = `general.sampling.${suffix}`;
-    if (type === "string") sampling.push([key, { type, value: fields.text(name) }]);
-    else if (type === "i32") sampling.push([key, { type, value: fields.count(name, MAX_INT, -1) }]);
-    else sampling.push([key, { type, value: fields.number(name) }]);
+    if (type === "string") sampling.push([key, gguf.string(fields.text(name))]);
+    else if (type === "i32") sampling.push([key, gguf.i32(fields.count(name, MAX_INT, -1))]);
+    else sampling.push([key, gguf.f32(fields.number(name))]);
   }
   return { sampling, suppressTokens: readSuppressTokens(fields) };
 }

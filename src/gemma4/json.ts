@@ -1,10 +1,13 @@
-import { readFile, stat } from "node:fs/promises";
+import { isUtf8 } from "node:buffer";
+import { FormatError } from "../../formats/errors.js";
+import { openFile } from "../../formats/file-source.js";
+import type { ByteSource } from "../../formats/source.js";
 import { Gemma4Error } from "./errors.js";
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 /** Largest JSON file that is parsed as a whole. Real: 33 KB (a tokenizer_config.json with its template). */
-export const MAX_SMALL_FILE_BYTES = 16 * 1024 ** 2;
+const MAX_SMALL_FILE_BYTES = 16 * 1024 ** 2;
 
 export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
@@ -16,36 +19,42 @@ export function show(value: unknown): string {
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 
-function isMissing(error: unknown): boolean {
-  const code = (error as NodeJS.ErrnoException | undefined)?.code;
-  return code === "ENOENT" || code === "ENOTDIR";
+/**
+ * Reads a whole file of a checkpoint; undefined when there is none.
+ *
+ * @throws FormatError when it cannot be read, Gemma4Error when it has more than `limit` bytes
+ */
+export async function readWhole(path: string, limit: number): Promise<Buffer | undefined> {
+  let source: ByteSource;
+  try {
+    source = await openFile(path);
+  } catch (error) {
+    if (error instanceof FormatError && error.code === "file-missing") return undefined;
+    throw error;
+  }
+  try {
+    if (source.size > limit) {
+      throw new Gemma4Error("file-too-large", `${path} has ${source.size} bytes; expected at most ${limit}.`);
+    }
+    const bytes = Buffer.allocUnsafeSlow(source.size);
+    await source.read(bytes, 0);
+    return bytes;
+  } finally {
+    await source.close();
+  }
 }
 
 /**
  * Reads a small file of a checkpoint as text; undefined when there is none.
  *
- * @throws Gemma4Error when the file cannot be read, is larger than `limit` bytes or is not UTF-8
+ * @throws FormatError when it cannot be read, Gemma4Error when it is too large or not UTF-8
  */
-export async function readTextFile(path: string, limit = MAX_SMALL_FILE_BYTES): Promise<string | undefined> {
-  let bytes: Buffer;
-  try {
-    const { size } = await stat(path);
-    if (size > limit) {
-      throw new Gemma4Error("file-too-large", `${path} has ${size} bytes; expected at most ${limit}.`);
-    }
-    bytes = await readFile(path);
-  } catch (error) {
-    if (isMissing(error)) return undefined;
-    if (error instanceof Gemma4Error) throw error;
-    throw new Gemma4Error("file-unreadable", `${path} cannot be read: ${(error as Error).message}.`, {
-      cause: error,
-    });
+export async function readTextFile(path: string): Promise<string | undefined> {
+  const bytes = await readWhole(path, MAX_SMALL_FILE_BYTES);
+  if (bytes !== undefined && !isUtf8(bytes)) {
+    throw new Gemma4Error("bad-text", `${path} is not valid UTF-8 text.`);
   }
-  try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch (error) {
-    throw new Gemma4Error("bad-text", `${path} is not valid UTF-8 text.`, { cause: error });
-  }
+  return bytes?.toString("utf8");
 }
 
 /**

@@ -1,5 +1,5 @@
-import { GgufStrings } from "../../../formats/gguf/strings.js";
 import type { GgufValue } from "../../../formats/gguf/types.js";
+import { gguf } from "../../../formats/gguf/values.js";
 
 export type GgufEntry = readonly [key: string, value: GgufValue];
 
@@ -15,30 +15,30 @@ export class GgufEntries {
   }
 
   u32(key: string, value: number): void {
-    this.add(key, { type: "u32", value });
+    this.add(key, gguf.u32(value));
   }
 
   f32(key: string, value: number): void {
-    this.add(key, { type: "f32", value });
+    this.add(key, gguf.f32(value));
   }
 
   bool(key: string, value: boolean): void {
-    this.add(key, { type: "bool", value });
+    this.add(key, gguf.bool(value));
   }
 
   text(key: string, value: string | null | undefined): void {
-    if (value !== null && value !== undefined && value !== "") this.add(key, { type: "string", value });
+    if (value !== null && value !== undefined && value !== "") this.add(key, gguf.string(value));
   }
 
   i32s(key: string, value: readonly number[]): void {
-    if (value.length > 0) this.add(key, { type: "array", of: "i32", value });
+    if (value.length > 0) this.add(key, gguf.array("i32", value));
   }
 
   bools(key: string, value: readonly boolean[]): void {
-    if (value.length > 0) this.add(key, { type: "array", of: "bool", value });
+    if (value.length > 0) this.add(key, gguf.array("bool", value));
   }
 
   texts(key: string, value: readonly string[]): void {
-    if (value.length > 0) this.add(key, { type: "array", of: "string", value: GgufStrings.from(value) });
+    if (value.length > 0) this.add(key, gguf.array("string", value));
   }
 }

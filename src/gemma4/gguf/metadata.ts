@@ -1,3 +1,4 @@
+import { gguf } from "../../../formats/gguf/values.js";
 import type { ChatTemplates } from "../chat-template.js";
 import type { Generation } from "../generation.js";
 import type { ModelCard } from "../model-card.js";
@@ -107,10 +108,10 @@ export function tokenizerMetadata(tokenizer: Tokenizer, chatTemplates: ChatTempl
   const { tokens, types, merges, special } = tokenizer;
   const scores = new Float32Array(tokens.length).fill(TOKEN_SCORE);
   entries.text(tokenizerKey("model"), "gemma4");
-  entries.add(tokenizerKey("tokens"), { type: "array", of: "string", value: tokens });
-  entries.add(tokenizerKey("scores"), { type: "array", of: "f32", value: scores });
-  entries.add(tokenizerKey("token_type"), { type: "array", of: "i32", value: types });
-  if (merges.length > 0) entries.add(tokenizerKey("merges"), { type: "array", of: "string", value: merges });
+  entries.add(tokenizerKey("tokens"), gguf.array("string", tokens));
+  entries.add(tokenizerKey("scores"), gguf.array("f32", scores));
+  entries.add(tokenizerKey("token_type"), gguf.array("i32", types));
+  if (merges.length > 0) entries.add(tokenizerKey("merges"), gguf.array("string", merges));
   for (const [token, id] of special.ids) {
     const name = ID_KEYS[token];
     if (name !== undefined) entries.u32(tokenizerKey(name), id);

@@ -24,10 +24,12 @@ export class JsonScanner {
   readonly bytes: Buffer;
   readonly #file: string;
   #at = 0;
-  /** First byte inside the quotes of the string last read, the byte after the last, and whether it has escapes. */
+  /** First byte inside the quotes of the string last read, and the byte after the last. */
   start = 0;
   end = 0;
+  /** The string last read has escapes; it has a space (escapes aside). */
   escaped = false;
+  spaced = false;
 
   constructor(bytes: Buffer, file: string) {
     this.bytes = bytes;
@@ -71,10 +73,13 @@ export class JsonScanner {
     let at = this.#at;
     this.start = at;
     this.escaped = false;
+    this.spaced = false;
     for (let byte = bytes[at]; byte !== QUOTE; byte = bytes[++at]) {
       if (byte === BACKSLASH) {
         this.escaped = true;
         at++;
+      } else if (byte === 0x20) {
+        this.spaced = true;
       } else if (byte === undefined || byte < 0x20) {
         this.#at = Math.min(at, bytes.length);
         throw this.fail("the end of a string");

@@ -1,9 +1,8 @@
 import { isUtf8 } from "node:buffer";
-import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { GgufStrings } from "../../../formats/gguf/strings.js";
 import { Gemma4Error } from "../errors.js";
-import { isObject, type JsonObject, readJsonObject, show } from "../json.js";
+import { isObject, type JsonObject, readJsonObject, readWhole, show } from "../json.js";
 import type { Gemma4Config } from "../types.js";
 import { type AddedToken, type ScannedTokenizer, scanTokenizer } from "./scan-tokenizer.js";
 import { findSpecialTokens, type SpecialVocabulary } from "./special-tokens.js";
@@ -151,25 +150,16 @@ export function readTokenizerConfig(folder: string): Promise<JsonObject | undefi
  */
 export async function readTokenizer(folder: string, config: Gemma4Config): Promise<Tokenizer> {
   const file = join(folder, "tokenizer.json");
-  const size = await stat(file).then(
-    (found) => found.size,
-    () => undefined,
-  );
-  if (size === undefined) {
+  const bytes = await readWhole(file, MAX_TOKENIZER_BYTES);
+  if (bytes === undefined) {
     throw new Gemma4Error(
       "no-tokenizer",
-      `${folder} has no readable tokenizer.json; expected one beside config.json.`,
+      `${folder} has no tokenizer.json; expected one beside config.json.`,
       {
         exitCode: 2,
         advice: "Fetch tokenizer.json and tokenizer_config.json of the same model into the folder.",
       },
     );
   }
-  if (size > MAX_TOKENIZER_BYTES) {
-    throw new Gemma4Error(
-      "file-too-large",
-      `${file} has ${size} bytes; expected at most ${MAX_TOKENIZER_BYTES}.`,
-    );
-  }
-  return parseTokenizer(await readFile(file), file, config, await readTokenizerConfig(folder));
+  return parseTokenizer(bytes, file, config, await readTokenizerConfig(folder));
 }
