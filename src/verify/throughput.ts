@@ -27,21 +27,19 @@ export async function measureThroughput(options: ThroughputOptions): Promise<Thr
   const { promptTokens = 512, generationTokens = 128, repetitions = 5, threads, path, signal } = options;
   signal?.throwIfAborted();
   const engine = await options.startEngine();
-  const stop = (): void => void engine.close().catch(() => undefined);
-  signal?.addEventListener("abort", stop, { once: true });
   try {
     const { handle, model } = await engine.load(path, {
       threads,
       context: Math.max(promptTokens, generationTokens),
     });
-    const bench = await engine.bench(handle, { promptTokens, generationTokens, repetitions });
-    return { ...bench, peakMemory: await engine.peakMemory(), engine: await engine.info(), model };
-  } catch (error) {
-    // Closing the engine under a running call makes the call fail; what the caller asked for comes first.
-    signal?.throwIfAborted();
-    throw error;
+    const bench = await engine.bench(handle, {
+      promptTokens,
+      generationTokens,
+      repetitions,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    return { ...bench, engine: await engine.info(), model };
   } finally {
-    signal?.removeEventListener("abort", stop);
     await engine.close();
   }
 }
