@@ -6,7 +6,7 @@ const MAX_LAYERS = 512;
 /** Keeps every product of two dimensions inside a safe integer. Real: 262,144 (vocabulary), 21,504 (31B). */
 export const MAX_DIMENSION = 2 ** 24;
 /** Real: 32 (31B). */
-export const MAX_HEADS = 1024;
+const MAX_HEADS = 1024;
 
 /** What the attention fields of the config say, per kind of layer. */
 export interface Attention {

@@ -16,7 +16,7 @@ function identity(source: Partial<IdentitySource>): [string, unknown][] {
 }
 
 describe("model ids", () => {
-  // Examples of upstream's own tests of its converter (gguf-py/tests/test_metadata.py).
+  // Expected values are what llama.cpp's converter makes of these names (several are in its own tests).
   it.each([
     ["Mixtral-8x7B-Instruct-v0.1", 0, "Mixtral", "Instruct", "v0.1", "8x7B"],
     ["NousResearch/Meta-Llama-3-8B", 0, "Meta-Llama-3", null, null, "8B"],

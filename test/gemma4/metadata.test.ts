@@ -123,6 +123,18 @@ describe("members", () => {
     expect(sizeLabel(countParameters(weights, 256))).toBe(label);
   });
 
+  it.each([
+    [12_500_000_000, "12B"],
+    [13_500_000_000, "14B"],
+    [1_250_000_000, "1.2B"],
+    [1_350_000_000, "1.4B"],
+    [999_999_999, "1000M"],
+    [4_071_488, "4.1M"],
+    [155, "0.15K"],
+  ])("labels %i parameters %s, as Python rounds", (total, label) => {
+    expect(sizeLabel({ total, shared: 0, expert: 0, expertCount: 0 })).toBe(label);
+  });
+
   it("writes E2B's widths as a list and its heads as a number", async () => {
     const entries = await memberMetadata("E2B");
     expect(valueOf(entries, "gemma4.feed_forward_length")).toEqual([

@@ -33,12 +33,14 @@ export function countParameters(weights: readonly Weight[], generated: number): 
   return { total, shared, expert, expertCount };
 }
 
-/** Rounds to `digits` decimals with exact ties to even, as Python formats numbers. */
+/** Rounds to `digits` decimals with ties to even, as Python formats numbers. */
 function fixed(value: number, digits: number): string {
-  const scaled = value * 10 ** digits;
-  const floor = Math.floor(scaled);
-  const tie = scaled - floor === 0.5;
-  return tie ? ((floor + (floor % 2)) / 10 ** digits).toFixed(digits) : value.toFixed(digits);
+  // toFixed is exact too, but takes ties up. Only its digits tell a tie: a product would be rounded.
+  const exact = value.toFixed(60);
+  const tail = exact.slice(exact.indexOf(".") + 1 + digits);
+  if (!/^50*$/.test(tail)) return value.toFixed(digits);
+  const below = Math.floor(value * 10 ** digits);
+  return ((below + (below % 2)) / 10 ** digits).toFixed(digits);
 }
 
 /** A count for people, with at least two digits: `4.6B`, `12B`, `270M`. */

@@ -11,7 +11,7 @@ import { findSpecialTokens, type SpecialVocabulary } from "./special-tokens.js";
 const MAX_TOKENIZER_BYTES = 256 * 1024 ** 2;
 
 /** ggml's token types. */
-export const TOKEN_TYPE = { normal: 1, control: 3, userDefined: 4, byte: 6 } as const;
+const TOKEN_TYPE = { normal: 1, control: 3, userDefined: 4, byte: 6 } as const;
 
 /** Control tokens that llama.cpp always renders, so that tool calls and thoughts can be read. */
 const VISIBLE: ReadonlySet<string> = new Set([
