@@ -1,5 +1,6 @@
 import { EngineError } from "../errors.js";
 import type { CreateVisitor, Window, WindowScores } from "../types.js";
+import { planBatches } from "./batches.js";
 import type { Llama, Pointer } from "./library.js";
 import { checkDecoded, LoggedError, type Model } from "./model.js";
 
@@ -75,27 +76,19 @@ export async function score(
 
   const visitor = (await loadVisitor(visitorUrl))(vocabulary, runners.length);
   const { columns } = visitor;
-  const batchTokens = Math.min(...runners.map(({ model }) => model.batchTokens));
-  const rowsAtOnce = Math.min(...runners.map(({ model }) => model.rows));
-  // The batches are views on these two, never smaller: V8 may move the storage of tiny typed arrays.
-  const tokens = new Int32Array(Math.max(batchTokens, 64));
-  const wanted = new Int8Array(Math.max(batchTokens, 128));
+  const maxTokens = Math.min(...runners.map(({ model }) => model.batchTokens));
+  const maxRows = Math.min(...runners.map(({ model }) => model.rows));
+  // Never tiny: V8 may move the storage of a typed array of up to 64 bytes while llama.cpp reads it.
+  const tokens = new Int32Array(Math.max(maxTokens, 64));
+  const wanted = new Int8Array(Math.max(maxTokens, 128));
 
   for (const window of windows) {
     const end = window.tokens.length - 1;
     const values = new Float64Array((end - window.first) * columns);
-    let row = 0;
     for (const { context } of runners) llama.clearMemory(context, true);
-    for (let start = 0; start < end;) {
-      let stop = start;
-      let rows = 0;
-      while (stop < end && stop - start < batchTokens && rows < rowsAtOnce) {
-        const scored = stop >= window.first;
-        tokens[stop - start] = window.tokens[stop] ?? 0;
-        wanted[stop - start] = scored ? 1 : 0;
-        if (scored) rows++;
-        stop++;
-      }
+    for (const { start, stop, rows } of planBatches(end, window.first, maxTokens, maxRows)) {
+      tokens.set(window.tokens.subarray(start, stop));
+      wanted.fill(0).fill(1, stop - start - rows, stop - start);
       const batch = {
         n_tokens: stop - start,
         token: tokens,
@@ -115,14 +108,15 @@ export async function score(
         }
         logits.push(view);
       }
-      for (let i = 0; i < rows; i++, row++) {
+      for (let i = 0; i < rows; i++) {
+        const position = stop - rows + i;
+        const row = position - window.first;
         visitor.visit(
           logits.map((all) => all.subarray(i * vocabulary, (i + 1) * vocabulary)),
-          window.tokens[window.first + row + 1] ?? 0,
+          window.tokens[position + 1]!,
           values.subarray(row * columns, (row + 1) * columns),
         );
       }
-      start = stop;
     }
     onWindow({ columns, values });
   }
