@@ -59,7 +59,7 @@ function damage(sound: Buffer, next: (limit: number) => number): Buffer {
   return bytes;
 }
 
-/** Why we refuse what llama.cpp's header reader lets pass; each is tested by itself in read.test.ts. */
+/** Why we refuse what llama.cpp's header reader lets pass; each is tested by itself in malformed.test.ts. */
 const STRICTER = [
   /is not valid UTF-8/,
   /holds a NUL byte/,
