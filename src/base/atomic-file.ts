@@ -68,7 +68,8 @@ function register(path: string): void {
   temporaries.add(path);
 }
 
-async function syncFolder(folder: string): Promise<void> {
+/** Brings a folder's list of names to the disk, where the system knows such a thing. */
+export async function syncFolder(folder: string): Promise<void> {
   let handle: FileHandle;
   try {
     handle = await open(folder, "r");

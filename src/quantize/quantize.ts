@@ -1,0 +1,298 @@
+import { createHash } from "node:crypto";
+import { realpath, stat } from "node:fs/promises";
+import { resolve } from "node:path";
+import type { GgufLayout } from "../../formats/gguf/plan.js";
+import { OutputError } from "../base/atomic-file.js";
+import { packageVersion } from "../base/paths.js";
+import { rowBytes } from "../blocks/table.js";
+import type { Plan, PlannedTensor } from "../plan/plan.js";
+import { PoolError } from "../pool/errors.js";
+import { runTiles } from "../pool/pool.js";
+import type { TensorJob } from "../pool/tiles.js";
+import { Checkpoints } from "./checkpoints.js";
+import { QuantizeError } from "./errors.js";
+import {
+  identify,
+  type InputIdentity,
+  Journal,
+  type JournalKey,
+  journalPath,
+  partialPath,
+} from "./journal.js";
+import { layoutPlan, type Metadata } from "./layout.js";
+import { Pace } from "./pace.js";
+import { checkSpace, PartialFiles, partialsFit } from "./partial-files.js";
+
+/** A running plan, about ten times a second. */
+export interface QuantizeProgress {
+  /** Bytes of tensors read, those of an earlier run included. */
+  readonly bytesRead: number;
+  /** Bytes of tensors written, those of an earlier run included. */
+  readonly bytesWritten: number;
+  /** Bytes of all tensors to read; what `bytesRead` ends at. */
+  readonly totalBytes: number;
+  /** First tensor that is not finished, or null at the end. */
+  readonly tensor: string | null;
+  /** Bytes read a second, lately. */
+  readonly rate: number;
+  /** Seconds to go at that rate; null while there is none. */
+  readonly eta: number | null;
+}
+
+export interface RunPlanOptions {
+  readonly plan: Plan;
+  /** Path of the model, or of what its parts are named after. */
+  readonly output: string;
+  readonly metadata: Metadata;
+  /** Most tensor bytes in a file; one file when left out. */
+  readonly splitMaxBytes?: number | undefined;
+  /** Worker threads; one a core when left out. */
+  readonly threads?: number | undefined;
+  /** Ceiling of working memory in bytes. */
+  readonly memoryBytes: number;
+  /** Whether files that are there may be replaced. */
+  readonly overwrite?: boolean;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: (progress: QuantizeProgress) => void;
+  /** Time between two checkpoints of the journal; five seconds when left out. */
+  readonly checkpointMs?: number;
+}
+
+export interface RunPlanResult {
+  readonly paths: readonly string[];
+  /** Bytes of all files. */
+  readonly bytes: number;
+  /** Tensors that an earlier run had finished; 0 for a run from the start. */
+  readonly resumed: number;
+}
+
+/**
+ * Carries a plan out: checks the disk, converts all tensors on worker threads into `<output>.partial`,
+ * and gives the files their names when they are complete and on the disk.
+ *
+ * A run that is broken off (abort, crash, full disk) leaves `.partial` files and `<output>.journal`, and
+ * the next run of the same plan on the same inputs goes on behind the tensors that are finished. A run
+ * that cannot succeed (a value that is not finite) leaves nothing, nor does one that finished no tensor.
+ *
+ * @throws OutputError, QuantizeError, PoolError, GgufError; the signal's reason after an abort
+ */
+export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
+  const { plan, signal } = options;
+  const output = resolve(options.output);
+  signal?.throwIfAborted();
+  const { layout, paths, size } = layoutPlan(plan, output, options.metadata, options.splitMaxBytes);
+  const inputPaths = [
+    ...new Set(plan.tensors.flatMap(({ origin }) => (origin.kind === "file" ? [resolve(origin.path)] : []))),
+  ];
+  await checkPaths(inputPaths, output, paths, options.overwrite ?? false);
+  const inputs = await Promise.all(inputPaths.map((path) => identify(path)));
+  const key: JournalKey = {
+    version: packageVersion(),
+    plan: plan.hash,
+    header: hashHeaders(layout),
+    inputs,
+  };
+  const finished = await Journal.finished(output, key, options.overwrite ?? false);
+  const resuming = finished !== undefined && finished.size > 0 && (await partialsFit(paths, layout));
+  await checkSpace(paths, layout);
+  const done = new Set(resuming ? finished : []);
+  const files = await PartialFiles.open(paths, layout, resuming);
+  const journal = await Journal.create(output, key, done).catch(async (error: unknown) => {
+    await (resuming ? files.close() : files.remove());
+    throw error;
+  });
+  const run = new Run(options, layout, files, journal, done);
+  try {
+    await run.convert();
+    await checkInputs(inputs);
+    await files.commit();
+    await journal.remove();
+  } catch (error) {
+    await run.leave(error);
+    throw error;
+  }
+  return { paths, bytes: size, resumed: resuming ? finished.size : 0 };
+}
+
+/** Failures that the same run would meet again. */
+const HOPELESS: ReadonlySet<string> = new Set(["non-finite", "out-of-range"]);
+
+class Run {
+  readonly #options: RunPlanOptions;
+  readonly #layout: GgufLayout;
+  readonly #files: PartialFiles;
+  readonly #journal: Journal;
+  /** Indices of finished tensors. */
+  readonly #done: Set<number>;
+  readonly #checkpoints: Checkpoints;
+
+  constructor(
+    options: RunPlanOptions,
+    layout: GgufLayout,
+    files: PartialFiles,
+    journal: Journal,
+    done: Set<number>,
+  ) {
+    this.#options = options;
+    this.#layout = layout;
+    this.#files = files;
+    this.#journal = journal;
+    this.#done = done;
+    this.#checkpoints = new Checkpoints(files, journal, options.checkpointMs);
+  }
+
+  async convert(): Promise<void> {
+    const { plan, threads, memoryBytes, signal } = this.#options;
+    const jobs: TensorJob[] = [];
+    const indices: number[] = [];
+    for (const [index, tensor] of plan.tensors.entries()) {
+      if (tensor.origin.kind === "generated") await this.#writeGenerated(index, tensor.origin.data);
+      else if (!this.#done.has(index)) {
+        indices.push(index);
+        jobs.push(this.#job(tensor, index));
+      }
+    }
+    const report = this.#reporter();
+    const stop = new AbortController();
+    const signals = signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]);
+    await runTiles({
+      jobs,
+      ...(threads === undefined ? {} : { threads }),
+      memoryBytes,
+      signal: signals,
+      onProgress: ({ bytesRead, bytesWritten, finished }) => {
+        const tensors = finished.flatMap((job) => indices[job] ?? []);
+        for (const index of tensors) this.#done.add(index);
+        report(bytesRead, bytesWritten);
+        this.#checkpoints.note(tensors, (error) => stop.abort(error));
+      },
+    });
+    await this.#checkpoints.settle();
+    stop.signal.throwIfAborted();
+  }
+
+  /** What to leave behind after a failure: partial files to go on from, or nothing. */
+  async leave(error: unknown): Promise<void> {
+    const hopeless = error instanceof PoolError && HOPELESS.has(error.code);
+    const started = [...this.#done].some(
+      (index) => this.#options.plan.tensors[index]?.origin.kind === "file",
+    );
+    await this.#checkpoints.settle();
+    if (hopeless || !started || (error instanceof QuantizeError && error.code === "input-changed")) {
+      await this.#files.remove();
+      await this.#journal.remove();
+      return;
+    }
+    // The first error is the one to tell; a journal that misses a few tensors only costs time.
+    await this.#checkpoints.finish().catch(() => {});
+    await this.#files.close();
+    await this.#journal.close();
+  }
+
+  async #writeGenerated(index: number, data: Uint8Array): Promise<void> {
+    const { part = 0, offset = 0, byteLength } = this.#layout.tensors[index] ?? {};
+    if (byteLength !== data.length) throw new RangeError(`generated tensor ${index} is not F32`);
+    await this.#files.write(part, data, offset);
+    this.#done.add(index);
+  }
+
+  #job({ name, ne, values, origin, type }: PlannedTensor, index: number): TensorJob {
+    const place = this.#layout.tensors[index];
+    if (origin.kind !== "file" || place === undefined) throw new RangeError(`tensor ${name} has no file`);
+    const row = ne[0] ?? 1;
+    return {
+      name,
+      input: origin.path,
+      inputOffset: origin.offset,
+      output: this.#files.path(place.part),
+      outputOffset: place.offset,
+      source: origin.type,
+      target: type,
+      row,
+      rows: values / row,
+    };
+  }
+
+  #reporter(): (read: number, written: number) => void {
+    const { plan, onProgress } = this.#options;
+    if (onProgress === undefined) return () => {};
+    const totalBytes = plan.tensors.reduce((sum, tensor) => sum + sourceBytes(tensor), 0);
+    let earlierRead = 0;
+    let earlierWritten = 0;
+    for (const index of this.#done) {
+      const tensor = plan.tensors[index];
+      if (tensor === undefined) continue;
+      earlierRead += sourceBytes(tensor);
+      earlierWritten += rowBytes(tensor.type, tensor.values);
+    }
+    const pace = new Pace(performance.now(), earlierRead);
+    let first = 0;
+    return (read, written) => {
+      while (this.#done.has(first)) first++;
+      const bytesRead = earlierRead + read;
+      const rate = pace.add(performance.now(), bytesRead);
+      onProgress({
+        bytesRead,
+        bytesWritten: earlierWritten + written,
+        totalBytes,
+        tensor: plan.tensors[first]?.name ?? null,
+        rate,
+        eta: rate > 0 ? (totalBytes - bytesRead) / rate : null,
+      });
+    };
+  }
+}
+
+function sourceBytes({ origin }: PlannedTensor): number {
+  return origin.kind === "file" ? origin.byteLength : 0;
+}
+
+function hashHeaders(layout: GgufLayout): string {
+  const hash = createHash("sha256");
+  for (const { header } of layout.parts) hash.update(header);
+  return hash.digest("hex");
+}
+
+/** Refuses to write over an input, or over a file that is there and may not be replaced. */
+async function checkPaths(
+  inputs: readonly string[],
+  output: string,
+  paths: readonly string[],
+  overwrite: boolean,
+): Promise<void> {
+  const real = new Set(await Promise.all(inputs.map((path) => realpath(path))));
+  for (const path of [...paths, ...paths.map((each) => partialPath(each)), journalPath(output)]) {
+    const target = await realpath(path).catch(() => path);
+    if (!real.has(target)) continue;
+    throw new QuantizeError("output-is-input", `${path} is one of the files that are read`, {
+      exitCode: 2,
+      advice: "Choose another output.",
+    });
+  }
+  for (const path of paths) {
+    const present = await stat(path).catch(() => undefined);
+    if (present === undefined) continue;
+    if (!present.isFile()) {
+      throw new OutputError("output-kind", `${path}: cannot be written, is a folder or a special file.`, {
+        exitCode: 2,
+      });
+    }
+    if (!overwrite) {
+      throw new OutputError("output-exists", `${path}: is there already.`, {
+        exitCode: 2,
+        advice: "Choose another name, or pass --force to replace it.",
+      });
+    }
+  }
+}
+
+/** The bytes are of one state of the inputs, or they are of none. */
+async function checkInputs(before: readonly InputIdentity[]): Promise<void> {
+  for (const input of before) {
+    const now = await identify(input.path).catch(() => undefined);
+    if (now !== undefined && now.size === input.size && now.modified === input.modified) continue;
+    throw new QuantizeError("input-changed", `${input.path} was changed while it was being read`, {
+      advice: "Run the command again when nothing writes there any more.",
+    });
+  }
+}
