@@ -108,20 +108,20 @@ function checkCoverage(source: ByteSource, dataStart: number, tensors: readonly 
   const refuse = (reason: string): never => {
     throw new SafetensorsError("safetensors-offsets", `${source.name}: ${reason}.`, { advice: FETCH_AGAIN });
   };
+  const before = (index: number): string =>
+    index === 0 ? "the header" : `tensor ${shown(tensors[index - 1]!.name)}`;
   let end = dataStart;
-  let before = "the header";
-  for (const { name, offset, byteLength } of tensors) {
-    if (offset < end) return refuse(`tensor ${shown(name)} overlaps ${before}`);
-    if (offset > end)
-      return refuse(`${offset - end} bytes between ${before} and tensor ${shown(name)} belong to none`);
-    end = offset + byteLength;
-    if (end > source.size) {
-      return refuse(`tensor ${shown(name)} ends at byte ${end}, the file has ${source.size}`);
+  for (const [index, { name, offset, byteLength }] of tensors.entries()) {
+    if (offset < end) refuse(`tensor ${shown(name)} overlaps ${before(index)}`);
+    if (offset > end) {
+      refuse(`${offset - end} bytes between ${before(index)} and tensor ${shown(name)} belong to none`);
     }
-    before = `tensor ${shown(name)}`;
+    end = offset + byteLength;
+    if (end > source.size) refuse(`tensor ${shown(name)} ends at byte ${end}, the file has ${source.size}`);
   }
-  if (end < source.size) return refuse(`${source.size - end} bytes behind ${before} belong to no tensor`);
-  return undefined;
+  if (end < source.size) {
+    refuse(`${source.size - end} bytes behind ${before(tensors.length)} belong to no tensor`);
+  }
 }
 
 /**
@@ -139,9 +139,10 @@ export async function readHeader(source: ByteSource, shard = 0): Promise<Header>
   const bytes = await readHeaderBytes(source);
   const header = parseJson(bytes, `${source.name}: the header`, HEADER_BOUNDS);
   const dataStart = PREFIX_BYTES + bytes.byteLength;
-  const tensors = Object.entries(header)
-    .filter(([name]) => name !== METADATA_KEY)
-    .map(([name, info]) => readTensor(source.name, dataStart, shard, name, info));
+  const tensors: TensorEntry[] = [];
+  for (const name of Object.keys(header)) {
+    if (name !== METADATA_KEY) tensors.push(readTensor(source.name, dataStart, shard, name, header[name]));
+  }
   // An empty tensor may share its offset with the one behind it.
   tensors.sort((a, b) => a.offset - b.offset || a.byteLength - b.byteLength);
   checkCoverage(source, dataStart, tensors);

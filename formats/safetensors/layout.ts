@@ -23,9 +23,9 @@ export function isCount(value: unknown): value is number {
  *   on the way passes 2^53 (before a dimension of 0 or not, like the Rust library's checked multiplication)
  */
 export function tensorBytes(dtype: Dtype, shape: readonly number[]): number | undefined {
-  let bits = 1;
-  for (const factor of [...shape, DTYPE_BITS[dtype]]) {
-    bits *= factor;
+  let bits: number = DTYPE_BITS[dtype];
+  for (const size of shape) {
+    bits *= size;
     if (!Number.isSafeInteger(bits)) return undefined;
   }
   return bits / 8;

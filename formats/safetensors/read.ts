@@ -10,10 +10,10 @@ import { isCount } from "./layout.js";
 import { MAX_TENSORS } from "./limits.js";
 import type { Checkpoint, Shard, TensorEntry } from "./types.js";
 
-export { type Header, readHeader } from "./header.js";
+export { readHeader } from "./header.js";
 
 /** Name of a checkpoint that is one file. */
-export const SINGLE_FILE = "model.safetensors";
+const SINGLE_FILE = "model.safetensors";
 
 /** Name of the list that says which shard holds which tensor. */
 export const INDEX_FILE = "model.safetensors.index.json";

@@ -43,6 +43,11 @@ describe("readHeader", () => {
     expect(({} as Record<string, unknown>)["p"]).toBeUndefined();
   });
 
+  test("is not led astray by brackets and quotes inside texts", async () => {
+    const format = '"[[[[[{"k":1,"k":2}\\';
+    expect((await read(rawFile({ __metadata__: { format } }))).metadata["format"]).toBe(format);
+  });
+
   test.each(Object.entries(DTYPE_BITS))("knows the width of %s: %d bits", async (dtype, bits) => {
     const file = (bytes: number): Buffer =>
       rawFile({ x: { dtype, shape: [2, 4], data_offsets: [0, bytes] } }, bytes);
