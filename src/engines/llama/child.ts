@@ -88,11 +88,19 @@ async function answer(request: Request): Promise<Calls[CallName]["result"]> {
 
 function failureOf(id: number, error: unknown): Failure {
   if (error instanceof EngineError) {
-    const { code, message, advice } = error;
-    return { id, kind: "failure", code, message, advice, logged: error instanceof LoggedError };
+    const { code, message, advice, exitCode } = error;
+    return { id, kind: "failure", code, message, advice, exitCode, logged: error instanceof LoggedError };
   }
   const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  return { id, kind: "failure", code: "engine-failure", message, advice: undefined, logged: false };
+  return {
+    id,
+    kind: "failure",
+    code: "engine-failure",
+    message,
+    advice: undefined,
+    exitCode: 1,
+    logged: false,
+  };
 }
 
 /** Not through process.stderr, which would make the pipe non-blocking and let llama.cpp's own lines be lost. */

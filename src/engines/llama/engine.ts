@@ -176,7 +176,10 @@ class LlamaEngine implements Engine {
     const message = reason === "" ? failure.message : `${failure.message.replace(/\.$/, "")}: ${reason}`;
     this.#pending.delete(failure.id);
     pending.reject(
-      new EngineError(failure.code, message, failure.advice === undefined ? {} : { advice: failure.advice }),
+      new EngineError(failure.code, message, {
+        exitCode: failure.exitCode,
+        ...(failure.advice === undefined ? {} : { advice: failure.advice }),
+      }),
     );
   }
 

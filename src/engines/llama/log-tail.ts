@@ -10,8 +10,8 @@ const MAX_LINE = 500;
 const TELLING =
   /error|fail|invalid|unknown|unsupported|unable|cannot|could not|not found|missing|abort|assert|exceed/i;
 
-/** Says nothing that our own message does not say. */
-const EMPTY = /^failed to load model$/i;
+/** Says nothing that our own message does not say, or only lists what is in the file. */
+const IDLE = /^failed to load model$|^- (?:kv|type) /i;
 
 /** The last lines of what a process wrote, numbered from its start. */
 export class LogTail {
@@ -71,7 +71,7 @@ export class LogTail {
     const all = this.#lines
       .filter((line) => line.number >= from)
       .map((line) => line.text.replace(/^[\w:~]+: +/, ""));
-    const telling = [...new Set(all.filter((text) => TELLING.test(text) && !EMPTY.test(text)))];
+    const telling = [...new Set(all.filter((text) => TELLING.test(text) && !IDLE.test(text)))];
     return (telling.length > 0 ? telling.slice(-3) : all.slice(-2)).join("; ");
   }
 }

@@ -14,6 +14,30 @@ export const BATCH_TOKENS = 512;
 /** Most bytes of logits that one batch may produce: 128 rows of Gemma 4's 262,144 tokens. */
 const MAX_LOGITS_BYTES = 128 * 1024 * 1024;
 
+/** `GGML_MAX_N_THREADS`: more is an assertion that fails. */
+const MAX_THREADS = 512;
+
+function checkOptions({ threads, context }: LoadOptions): void {
+  if (!Number.isSafeInteger(threads) || threads < 1 || threads > MAX_THREADS) {
+    throw new EngineError(
+      "engine-threads",
+      `${threads} threads are asked for, expected 1 to ${MAX_THREADS}.`,
+      {
+        exitCode: 2,
+      },
+    );
+  }
+  if (!Number.isSafeInteger(context) || context < 1 || context >= 2 ** 31) {
+    throw new EngineError(
+      "engine-context",
+      `A context of ${context} tokens is asked for, expected at least 1.`,
+      {
+        exitCode: 2,
+      },
+    );
+  }
+}
+
 /** One loaded file with what is needed to run it. */
 export class Model {
   readonly info: ModelInfo;
@@ -44,8 +68,12 @@ export class Model {
     };
   }
 
-  /** @throws LoggedError when llama.cpp refuses the file */
+  /**
+   * @throws LoggedError when llama.cpp refuses the file
+   * @throws EngineError for counts of threads or tokens that cannot be
+   */
   static async load(llama: Llama, path: string, options: LoadOptions): Promise<Model> {
+    checkOptions(options);
     const model = await llama.loadModel(path, llama.modelParams());
     if (model === null) {
       throw new LoggedError("engine-load", `llama.cpp could not load ${path}.`, {

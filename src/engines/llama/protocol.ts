@@ -1,3 +1,4 @@
+import type { ExitCode } from "../../base/errors.js";
 import type {
   BenchOptions,
   BenchResult,
@@ -53,6 +54,7 @@ export interface Failure {
   readonly code: string;
   readonly message: string;
   readonly advice: string | undefined;
+  readonly exitCode: ExitCode;
   /** llama.cpp said in its log why: the parent appends its last lines. */
   readonly logged: boolean;
 }

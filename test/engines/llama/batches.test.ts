@@ -55,10 +55,10 @@ describe("LogTail", () => {
     const log = new LogTail();
     log.push("load_model: reading 3 ten");
     log.push("sors\nload_model: error loading model: tensor is cut");
-    log.push("\r\nload_model: failed to load model\nbye\n");
+    log.push("\r\n- kv 36: unknown_token_id u32 = 3\nload_model: failed to load model\nbye\n");
     expect(log.reason(0)).toBe("error loading model: tensor is cut");
-    expect(log.reason(3)).toBe("bye");
-    expect(log.count).toBe(4);
+    expect(log.reason(4)).toBe("bye");
+    expect(log.count).toBe(5);
   });
 
   it("waits for a mark that comes late, knows one that came early, and gives up on one that does not come", async () => {

@@ -186,6 +186,8 @@ describe("a model in llama.cpp", () => {
     }
     expect(result.threads).toBe(1);
     expect(result.peakMemory).toBeGreaterThan(model.bytes);
+    const none = engine.load(path, { threads: 0, context: 64 });
+    expect(await rejection(none)).toMatchObject({ code: "engine-threads", exitCode: 2 });
     const nothing = engine.bench(handle, { promptTokens: 0, generationTokens: 0, repetitions: 1 });
     expect((await rejection(nothing)).code).toBe("engine-bench");
   });
