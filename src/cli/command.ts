@@ -1,4 +1,5 @@
 import { Command } from "@oclif/core";
+import { removeAllTemporaries } from "../base/atomic-file.js";
 import { LapidaryError } from "../base/errors.js";
 import type { Reporter } from "../pipeline/progress.js";
 
@@ -64,6 +65,11 @@ export abstract class LapidaryCommand<Result> extends Command {
     for (const name of ["SIGINT", "SIGTERM"] as const) {
       process.once(name, () => {
         this.#endedBy = name;
+        // The next one is not waited for: it ends the process, which takes no leave of its temporary files.
+        process.once(name, () => {
+          removeAllTemporaries();
+          process.exit(SIGNAL_EXIT[name]);
+        });
         this.#abort.abort(new LapidaryError("aborted", `Stopped by ${name}.`));
       });
     }
@@ -81,8 +87,15 @@ export abstract class LapidaryCommand<Result> extends Command {
       if (report.advice !== undefined) process.stderr.write(`  ${report.advice}\n`);
       if (report.code === "misuse") process.stderr.write(`  See lapidary ${this.id ?? ""} --help.\n`);
     }
-    if (process.env["DEBUG"] !== undefined && error.stack !== undefined) process.stderr.write(`${error.stack}\n`);
+    if (process.env["DEBUG"] !== undefined && error.stack !== undefined)
+      process.stderr.write(`${error.stack}\n`);
     this.exit(exitCode);
+  }
+
+  /** Reports gates that were missed: the result is printed as ever, and the process exits with code 3. */
+  protected gate(missed: readonly string[]): void {
+    for (const message of missed) process.stderr.write(`Gate missed: ${message}\n`);
+    if (missed.length > 0) process.exitCode = 3;
   }
 
   /** JSON is printed plain, never coloured: it is read by programs. */

@@ -9,9 +9,13 @@ const DEFAULT_MEMORY = 1024 ** 3;
 function list(text: string, flag: string): string[] {
   const names = text.split(",").map((name) => name.trim());
   if (names.includes("")) {
-    throw new LapidaryError("bad-flag", `--${flag} ${text}: an empty name in the list; expected names separated by commas.`, {
-      exitCode: 2,
-    });
+    throw new LapidaryError(
+      "bad-flag",
+      `--${flag} ${text}: an empty name in the list; expected names separated by commas.`,
+      {
+        exitCode: 2,
+      },
+    );
   }
   return names;
 }
@@ -19,15 +23,19 @@ function list(text: string, flag: string): string[] {
 async function size(text: string, flag: string): Promise<number> {
   const bytes = parseSize(text);
   if (bytes === undefined || bytes === 0) {
-    throw new LapidaryError("bad-flag", `--${flag} ${text}: not a size; expected a number with a unit, such as 512MiB or 2G.`, {
-      exitCode: 2,
-    });
+    throw new LapidaryError(
+      "bad-flag",
+      `--${flag} ${text}: not a size; expected a number with a unit, such as 512MiB or 2G.`,
+      {
+        exitCode: 2,
+      },
+    );
   }
   return bytes;
 }
 
 export const threads = Flags.integer({
-  description: "worker threads; one a core when left out",
+  description: "worker threads",
   min: 1,
   max: 1024,
   default: async () => availableParallelism(),

@@ -3,7 +3,10 @@
  *
  * @param header column titles; a title that starts with `>` is aligned to the right
  */
-export async function renderTable(header: readonly string[], rows: readonly (readonly string[])[]): Promise<string> {
+export async function renderTable(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+): Promise<string> {
   const { default: Table } = await import("cli-table3");
   const table = new Table({
     head: header.map((title) => title.replace(/^>/, "")),

@@ -41,7 +41,12 @@ export class TerminalReporter implements Reporter {
       stream,
       () =>
         new progress.SingleBar(
-          { stream, format: "{label}  {bar} {percentage} %  {pace}", hideCursor: true, clearOnComplete: true },
+          {
+            stream,
+            format: "{label}  {bar} {percentage} %  {pace}",
+            hideCursor: true,
+            clearOnComplete: true,
+          },
           progress.Presets.shades_classic,
         ),
     );
@@ -66,7 +71,9 @@ export class TerminalReporter implements Reporter {
     } else if (now - this.#lastLine >= LINE_INTERVAL_MS) {
       this.#lastLine = now;
       const { done, total, unit } = progress;
-      this.#line(`${this.#label}: ${amount(done, unit)} of ${amount(total, unit)} ${unit === "bytes" ? "" : unit} (${text})`);
+      this.#line(
+        `${this.#label}: ${amount(done, unit)} of ${amount(total, unit)} ${unit === "bytes" ? "" : unit} (${text})`,
+      );
     }
   }
 

@@ -3,7 +3,10 @@ import { z } from "zod";
 const count = z.number().int().nonnegative();
 const hashedFile = z.object({
   // A name from outside that becomes part of a path: a plain file name, nothing else.
-  file: z.string().regex(/^[^/\\\0]+$/).refine((name) => name !== "." && name !== ".."),
+  file: z
+    .string()
+    .regex(/^[^/\\\0]+$/)
+    .refine((name) => name !== "." && name !== ".."),
   bytes: count,
   sha256: z.string().regex(/^[0-9a-f]{64}$/),
 });
@@ -37,6 +40,7 @@ export const manifestSchema = z.object({
       bitsPerWeight: z.number(),
       source,
       tensors: z.array(z.object({ name: z.string(), type: z.string(), ne: z.array(count), bytes: count })),
+      settings: z.string().nullable(),
       verification: z.looseObject({}).nullable(),
       throughput: z.looseObject({}).nullable(),
     }),

@@ -46,6 +46,8 @@ export interface ArtifactRecord {
   readonly bitsPerWeight: number;
   readonly source: SourceRecord;
   readonly tensors: readonly TensorRecord[];
+  /** SHA-256 over everything that decides the measurements besides the file; null before they were made. */
+  readonly settings: string | null;
   readonly verification: VerifyResult | null;
   readonly throughput: BenchResult | null;
 }

@@ -1,0 +1,61 @@
+import { Args, Flags } from "@oclif/core";
+import { LapidaryCommand } from "../src/cli/command.js";
+import { dryRun, force, memory, names, splitMaxSize, threads } from "../src/cli/flags.js";
+import type { ConvertedArtifact } from "../src/pipeline/convert.js";
+
+export default class Quantize extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
+  static override summary = "Round a checkpoint, or an unrounded GGUF, to a mix of block types.";
+
+  static override description = `Takes the folder of a checkpoint, or a GGUF file in BF16, F16 or F32 (any part of a split one), and writes GGUF. Which tensor gets which type is llama-quantize's choice.`;
+
+  static override examples = [
+    "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --type Q4_0 --out out",
+    "<%= config.bin %> <%= command.id %> gemma-4-E2B-it-BF16.gguf --type Q8_0,Q4_0 --out out --memory 512MiB",
+  ];
+
+  static override args = {
+    source: Args.string({
+      description: "folder of a checkpoint, or a GGUF file in BF16, F16 or F32",
+      required: true,
+    }),
+  };
+
+  static override flags = {
+    type: names("type", "mixes to write, in any case: Q8_0, Q4_0, or F32, F16, BF16"),
+    out: Flags.string({
+      char: "o",
+      description: "folder, or file ending in .gguf when there is one type",
+      required: true,
+    }),
+    "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
+    "split-max-size": splitMaxSize,
+    threads,
+    memory,
+    "dry-run": dryRun,
+    force,
+  };
+
+  async run(): Promise<{ artifacts: readonly ConvertedArtifact[] }> {
+    const { args, flags } = await this.parse(Quantize);
+    const { convert } = await import("../src/pipeline/convert.js");
+    const { renderArtifacts } = await import("../src/cli/artifacts.js");
+    const artifacts = await convert(
+      {
+        source: args.source,
+        types: flags.type,
+        out: flags.out,
+        matchConverter: false,
+        keepUnusedKv: flags["keep-unused-kv"],
+        splitMaxBytes: flags["split-max-size"],
+        threads: flags.threads,
+        memory: flags.memory,
+        dryRun: flags["dry-run"],
+        force: flags.force,
+      },
+      await this.reporter(),
+      this.signal,
+    );
+    this.log(await renderArtifacts(artifacts));
+    return { artifacts };
+  }
+}

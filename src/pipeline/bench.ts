@@ -1,0 +1,53 @@
+import type { Throughput } from "../verify/throughput.js";
+import { openGguf } from "../../formats/gguf/read.js";
+import type { Reporter } from "./progress.js";
+
+export interface BenchRequest {
+  readonly files: readonly string[];
+  readonly promptTokens: number;
+  readonly generationTokens: number;
+  readonly repetitions: number;
+  readonly threads: number;
+}
+
+/** What `bench --json` prints. */
+export interface BenchReport {
+  readonly files: readonly ({ readonly file: string } & Throughput)[];
+}
+
+/** Mean of one kind of speed, tokens a second; undefined when it was not measured. */
+export function meanSpeed(
+  throughput: Pick<Throughput, "speeds">,
+  kind: "prompt" | "generation",
+): number | undefined {
+  return throughput.speeds.find((speed) => speed.kind === kind)?.mean;
+}
+
+/** Measures speed and memory of files, one after the other, each in a process of its own. */
+export async function bench(
+  request: BenchRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<BenchReport> {
+  const { startLlamaEngine } = await import("../engines/llama/engine.js");
+  const { measureThroughput } = await import("../verify/throughput.js");
+  const files: BenchReport["files"][number][] = [];
+  for (const file of request.files) {
+    // Its messages on a damaged file say more than llama.cpp's.
+    const { paths } = await openGguf(file);
+    reporter.start(`bench ${file}`);
+    const throughput = await measureThroughput({
+      startEngine: startLlamaEngine,
+      path: paths[0] ?? file,
+      threads: request.threads,
+      promptTokens: request.promptTokens,
+      generationTokens: request.generationTokens,
+      repetitions: request.repetitions,
+      signal,
+    });
+    const speeds = throughput.speeds.map(({ kind, mean }) => `${kind} ${mean.toFixed(1)} tokens/s`);
+    reporter.finish(speeds.join(", "));
+    files.push({ file, ...throughput });
+  }
+  return { files };
+}

@@ -1,0 +1,293 @@
+import { createHash } from "node:crypto";
+import { mkdir, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { outputFailure } from "../base/atomic-file.js";
+import type { GgufEntry } from "../gemma4/gguf/entries.js";
+import { planCheckpoint } from "../plan/checkpoint.js";
+import { planGgufSource } from "../plan/gguf.js";
+import type { Plan, TypeShare } from "../plan/plan.js";
+import { layoutPlan, type Metadata, type OutputLayout, requantizedMetadata } from "../quantize/layout.js";
+import { PipelineError } from "./errors.js";
+import { type HashedFile, hashFile } from "./hash.js";
+import { readManifest, type TensorRecord } from "./manifest.js";
+import type { Reporter } from "./progress.js";
+import {
+  type CheckpointSource,
+  type GgufSource,
+  type ModelSource,
+  openSource,
+  sourceFiles,
+  sourceKind,
+} from "./source.js";
+
+export interface ConvertRequest {
+  /** Folder of a checkpoint, or a GGUF file. */
+  readonly source: string;
+  /** Names of mixes, in any case. */
+  readonly types: readonly string[];
+  /** Folder, or path ending in `.gguf` for a single type. */
+  readonly out: string;
+  /** Write what llama.cpp's converter writes, unused keys and values included. */
+  readonly matchConverter: boolean;
+  readonly keepUnusedKv: boolean;
+  /** Most tensor bytes in a file; one file when left out. */
+  readonly splitMaxBytes: number | undefined;
+  readonly threads: number;
+  /** Ceiling of working memory in bytes. */
+  readonly memory: number;
+  readonly dryRun: boolean;
+  /** Replace files that are there. */
+  readonly force: boolean;
+}
+
+/** One artifact that was written, would be written, or is there already. */
+export interface ConvertedArtifact {
+  /** Mix, such as `Q4_0`. */
+  readonly type: string;
+  /** Paths, of a split artifact all parts. */
+  readonly files: readonly string[];
+  /** Bytes of all files. */
+  readonly bytes: number;
+  /** Bits of all files a weight. */
+  readonly bitsPerWeight: number;
+  /** How many tensors and bytes each type takes, most bytes first. */
+  readonly shares: readonly TypeShare[];
+  readonly tensors: readonly TensorRecord[];
+  /** Identity of plan and header: equal for equal output from equal input. */
+  readonly plan: string;
+  readonly outcome: "planned" | "written" | "continued" | "unchanged";
+  readonly seconds: number;
+}
+
+interface Job {
+  readonly plan: Plan;
+  readonly metadata: Metadata;
+  readonly output: string;
+  readonly layout: OutputLayout;
+}
+
+/** Metadata of a checkpoint's files; the file type is the plan's, the rest is the same for all. */
+async function checkpointMetadata(
+  source: CheckpointSource,
+  request: ConvertRequest,
+): Promise<(fileType: number) => GgufEntry[]> {
+  const { readGeneration } = await import("../gemma4/generation.js");
+  const { ggufMetadata } = await import("../gemma4/gguf/metadata.js");
+  const { readModelCard } = await import("../gemma4/model-card.js");
+  const { readTokenizer } = await import("../gemma4/tokenizer/tokenizer.js");
+  const { readChatTemplates } = await import("../gemma4/chat-template.js");
+  const { config, folder, bound, name } = source;
+  const keepUnused = request.matchConverter || request.keepUnusedKv;
+  const shared = {
+    config,
+    generation: await readGeneration(folder),
+    tokenizer: await readTokenizer(folder, config),
+    chatTemplates: await readChatTemplates(folder),
+    card: await readModelCard(folder),
+    weights: bound.weights.map(({ weight }) => weight).filter((weight) => keepUnused || !weight.unused),
+    folderName: name,
+  };
+  return (fileType) => ggufMetadata({ ...shared, fileType });
+}
+
+function planOf(source: ModelSource, mix: string, request: ConvertRequest): Plan {
+  const { matchConverter } = request;
+  const keepUnusedKv = matchConverter || request.keepUnusedKv;
+  if (source.kind === "gguf") return planGgufSource({ model: source.model, mix, keepUnusedKv });
+  const { config, bound, checkpoint } = source;
+  return planCheckpoint({
+    config,
+    weights: bound.weights,
+    shards: checkpoint.shards,
+    mix,
+    matchConverter,
+    keepUnusedKv,
+  });
+}
+
+/** Where a type goes: the path given, or a file in the folder given. */
+function outputPath(request: ConvertRequest, source: ModelSource, plan: Plan): string {
+  return /\.gguf$/i.test(request.out) ? request.out : join(request.out, `${source.name}-${plan.mix}.gguf`);
+}
+
+function checkTypes(request: ConvertRequest, plans: readonly Plan[]): void {
+  const twice = plans.find((plan, index) => plans.findIndex(({ mix }) => mix === plan.mix) !== index);
+  if (twice !== undefined) {
+    throw new PipelineError("bad-flag", `--type names ${twice.mix} twice.`, { exitCode: 2 });
+  }
+  if (plans.length > 1 && /\.gguf$/i.test(request.out)) {
+    throw new PipelineError(
+      "bad-output",
+      `--out ${request.out} is one file, and --type names ${plans.length}.`,
+      {
+        exitCode: 2,
+        advice: "Give a folder.",
+      },
+    );
+  }
+}
+
+function planIdentity(plan: Plan, { layout }: OutputLayout): string {
+  const hash = createHash("sha256").update(plan.hash);
+  for (const { header } of layout.parts) hash.update(header);
+  return hash.digest("hex");
+}
+
+function describe(plan: Plan, output: OutputLayout): Omit<ConvertedArtifact, "outcome" | "seconds"> {
+  return {
+    type: plan.mix,
+    files: output.paths,
+    bytes: output.size,
+    bitsPerWeight: (output.size * 8) / plan.values,
+    shares: plan.shares,
+    tensors: plan.tensors.map(({ name, type, ne, byteLength }) => ({ name, type, ne, bytes: byteLength })),
+    plan: planIdentity(plan, output),
+  };
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+function sameFile(a: HashedFile | undefined, b: HashedFile): boolean {
+  return a?.file === b.file && a.sha256 === b.sha256;
+}
+
+/** Tells whether files are there that the manifest of their folder vouches for: same content, plan and source. */
+class Vouching {
+  readonly #source: ModelSource;
+  readonly #signal: AbortSignal;
+  #sourceHashes: Promise<readonly HashedFile[]> | undefined;
+
+  constructor(source: ModelSource, signal: AbortSignal) {
+    this.#source = source;
+    this.#signal = signal;
+  }
+
+  async holds(artifact: Pick<ConvertedArtifact, "files" | "plan">): Promise<boolean> {
+    const [first] = artifact.files;
+    if (first === undefined || !(await exists(first))) return false;
+    // A manifest that cannot be read vouches for nothing; whoever needs it will say what is wrong with it.
+    const manifest = await readManifest(dirname(first)).catch(() => null);
+    const record = manifest?.artifacts.find(
+      ({ plan, files }) => plan === artifact.plan && files[0]?.file === basename(first),
+    );
+    if (record === undefined || record.files.length !== artifact.files.length) return false;
+    this.#sourceHashes ??= this.#hashSource();
+    const sources = await this.#sourceHashes;
+    if (record.source.files.length !== sources.length) return false;
+    if (!sources.every((file, index) => sameFile(record.source.files[index], file))) return false;
+    for (const [index, path] of artifact.files.entries()) {
+      const expected = record.files[index];
+      const found = await stat(path).catch(() => undefined);
+      if (expected === undefined || found?.size !== expected.bytes) return false;
+      if (!sameFile(await hashFile(path, { signal: this.#signal }), expected)) return false;
+    }
+    return true;
+  }
+
+  async #hashSource(): Promise<readonly HashedFile[]> {
+    const hashes: HashedFile[] = [];
+    for (const path of await sourceFiles(this.#source))
+      hashes.push(await hashFile(path, { signal: this.#signal }));
+    return hashes;
+  }
+}
+
+async function makeFolder(output: string): Promise<void> {
+  await mkdir(dirname(output), { recursive: true }).catch((error: unknown) => {
+    throw outputFailure(dirname(output), error);
+  });
+}
+
+async function plan(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
+  const plans = request.types.map((type) => planOf(source, type, request));
+  checkTypes(request, plans);
+  const ofCheckpoint = source.kind === "checkpoint" ? await checkpointMetadata(source, request) : undefined;
+  return plans.map((each) => {
+    const metadata =
+      ofCheckpoint?.(each.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, each);
+    const output = outputPath(request, source, each);
+    return {
+      plan: each,
+      metadata,
+      output,
+      layout: layoutPlan(each, output, metadata, request.splitMaxBytes),
+    };
+  });
+}
+
+/**
+ * Writes a source in one or more types. Everything that can be wrong with the request is found before the
+ * first byte is written. Files that the manifest of their folder vouches for are left as they are.
+ *
+ * @returns one artifact a type, in the order of the types
+ * @throws LapidaryError of any room; the signal's reason after an abort
+ */
+export async function convert(
+  request: ConvertRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<ConvertedArtifact[]> {
+  const source = await openSource(request.source);
+  const jobs = await plan(source, request);
+  const vouching = new Vouching(source, signal);
+  const { runPlan } = await import("../quantize/quantize.js");
+  const artifacts: ConvertedArtifact[] = [];
+  for (const job of jobs) {
+    const described = describe(job.plan, job.layout);
+    if (request.dryRun) {
+      artifacts.push({ ...described, outcome: "planned", seconds: 0 });
+      continue;
+    }
+    if (await vouching.holds(described)) {
+      artifacts.push({ ...described, outcome: "unchanged", seconds: 0 });
+      continue;
+    }
+    await makeFolder(job.output);
+    const started = performance.now();
+    reporter.start(basename(job.output));
+    const { resumed } = await runPlan({
+      plan: job.plan,
+      output: job.output,
+      metadata: job.metadata,
+      splitMaxBytes: request.splitMaxBytes,
+      threads: request.threads,
+      memoryBytes: request.memory,
+      overwrite: request.force,
+      signal,
+      onProgress: ({ bytesRead, totalBytes }) =>
+        reporter.progress({ done: bytesRead, total: totalBytes, unit: "bytes" }),
+    });
+    reporter.finish(resumed > 0 ? `continued behind ${resumed} tensors` : "written");
+    const seconds = (performance.now() - started) / 1000;
+    artifacts.push({ ...described, outcome: resumed > 0 ? "continued" : "written", seconds });
+  }
+  return artifacts;
+}
+
+/**
+ * `convert` for the folder of a checkpoint only.
+ *
+ * @throws PipelineError when the source is a GGUF file
+ */
+export async function convertCheckpoint(
+  request: ConvertRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<ConvertedArtifact[]> {
+  if ((await sourceKind(request.source)) === "gguf") {
+    throw new PipelineError(
+      "no-source",
+      `${request.source}: convert reads the folder of a checkpoint, not a GGUF file.`,
+      {
+        exitCode: 2,
+        advice: "Use lapidary quantize for a GGUF file.",
+      },
+    );
+  }
+  return convert(request, reporter, signal);
+}

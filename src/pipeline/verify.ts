@@ -1,0 +1,147 @@
+import type { TextMode } from "../../calibration/text/modes.js";
+import { openGguf } from "../../formats/gguf/read.js";
+import type { GgufMetadata, GgufModel } from "../../formats/gguf/types.js";
+import type { Engine } from "../engines/types.js";
+import { chatRenderer } from "../gemma4/chat-template.js";
+import { isInstructionTuned, isInstructionTunedGguf } from "../gemma4/instruction-tuned.js";
+import { checkGateOptions, checkGates, type GateFailure, type Gates } from "../verify/gates.js";
+import { type VerifyResult, verifyModel } from "../verify/verify.js";
+import type { Reporter } from "./progress.js";
+import { withReference } from "./reference.js";
+
+/** How to measure: the same for every file of a run. */
+export interface MeasureOptions {
+  /** File or folder of text; the evaluation set of the package when left out. */
+  readonly text?: string | undefined;
+  readonly mode: TextMode;
+  /** Tokens of a window. */
+  readonly context: number;
+  /** Windows at most; the whole text when left out. */
+  readonly chunks?: number | undefined;
+  readonly threads: number;
+}
+
+export interface VerifyRequest extends MeasureOptions {
+  readonly files: readonly string[];
+  /** GGUF file, or folder of a checkpoint, to compare with; null for perplexity alone. */
+  readonly reference: string | null;
+  readonly gates: Gates;
+  /** Ceiling for working memory when the reference has to be written first. */
+  readonly memory: number;
+}
+
+/** What `verify --json` prints. */
+export interface VerifyReport {
+  readonly files: readonly {
+    readonly file: string;
+    readonly result: VerifyResult;
+    readonly missed: readonly GateFailure[];
+  }[];
+}
+
+function integer(metadata: GgufMetadata, key: string): number | null {
+  const value = metadata.get(key);
+  return value?.type === "u32" || value?.type === "i32" ? value.value : null;
+}
+
+function text(metadata: GgufMetadata, key: string): string | null {
+  const value = metadata.get(key);
+  return value?.type === "string" ? value.value : null;
+}
+
+/** Text of the BOS token, which chat templates write in front of a conversation. */
+function bosText(metadata: GgufMetadata): string {
+  const id = integer(metadata, "tokenizer.ggml.bos_token_id");
+  const tokens = metadata.get("tokenizer.ggml.tokens");
+  return id !== null && tokens?.type === "array" && tokens.of === "string" && id < tokens.value.length
+    ? tokens.value.at(id)
+    : "<bos>";
+}
+
+/** What the measurement has to know of a file, from its own metadata. */
+async function traits(model: GgufModel, names: readonly string[]) {
+  const { metadata } = model;
+  const template = text(metadata, "tokenizer.chat_template");
+  const bos = bosText(metadata);
+  return {
+    instructionTuned: isInstructionTunedGguf(metadata) || isInstructionTuned(names),
+    render: template === null ? null : await chatRenderer(template, { bosToken: bos }),
+    bosText: bos,
+    slidingWindow: integer(metadata, "gemma4.attention.sliding_window"),
+  };
+}
+
+/**
+ * Measures one file in a running engine.
+ *
+ * @param names further names of the model that may mark it as instruction tuned, such as its folder's
+ */
+export async function measureFile(
+  engine: Engine,
+  candidate: string,
+  reference: string | null,
+  options: MeasureOptions,
+  reporter: Reporter,
+  signal: AbortSignal,
+  names: readonly string[] = [],
+): Promise<VerifyResult> {
+  const model = await openGguf(candidate);
+  return verifyModel({
+    engine,
+    candidate: model.paths[0] ?? candidate,
+    reference,
+    ...(options.text === undefined ? {} : { text: options.text }),
+    mode: options.mode,
+    context: options.context,
+    ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
+    threads: options.threads,
+    signal,
+    onProgress: (done, total) => reporter.progress({ done, total, unit: "windows" }),
+    ...(await traits(model, names)),
+  });
+}
+
+/** One line on a measurement, for progress. */
+export function outcomeOf(result: VerifyResult): string {
+  const { perplexity, comparison } = result.windows;
+  const parts = [`perplexity ${perplexity.value.toFixed(4)}`];
+  if (comparison !== null) parts.push(`KL divergence ${comparison.divergence.value.toPrecision(3)}`);
+  return parts.join(", ");
+}
+
+/**
+ * Measures files in llama.cpp, against a reference if there is one, and holds them against gates.
+ *
+ * @throws LapidaryError of any room; missed gates are in the report, not thrown
+ */
+export async function verify(
+  request: VerifyRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<VerifyReport> {
+  checkGateOptions(request.gates, request.reference !== null);
+  const { startLlamaEngine } = await import("../engines/llama/engine.js");
+  return withReference(request.reference, request, reporter, signal, async (reference) => {
+    const files: VerifyReport["files"][number][] = [];
+    for (const file of request.files) {
+      const engine = await startLlamaEngine();
+      try {
+        reporter.start(`verify ${file}`);
+        const result = await measureFile(
+          engine,
+          file,
+          reference?.path ?? null,
+          request,
+          reporter,
+          signal,
+          reference === null ? [] : [reference.name],
+        );
+        reporter.finish(outcomeOf(result));
+        files.push({ file, result, missed: checkGates(result, request.gates) });
+      } finally {
+        await engine.close();
+      }
+    }
+    return { files };
+  });
+}
