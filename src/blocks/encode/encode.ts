@@ -1,0 +1,50 @@
+import { BlockError } from "../errors.js";
+import { floatsToBfloats, floatsToHalves } from "../floats.js";
+import { rowBytes } from "../table.js";
+import type { BlockTypeName, Encoder } from "../types.js";
+import { encodeQ4_0 } from "./q4_0.js";
+import { encodeQ6_K } from "./q6_k.js";
+import { encodeQ8_0 } from "./q8_0.js";
+
+function copyFloats(values: Float32Array, out: Uint8Array): void {
+  out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+}
+
+const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
+  ["F32", copyFloats],
+  ["F16", floatsToHalves],
+  ["BF16", floatsToBfloats],
+  ["Q8_0", encodeQ8_0],
+  ["Q4_0", encodeQ4_0],
+  ["Q6_K", encodeQ6_K],
+]);
+
+/** Types that `encode` and the kernels can write. */
+export const encodable: readonly BlockTypeName[] = [...encoders.keys()];
+
+/**
+ * Packs finite values with ggml's own method (no importance), byte for byte. This is the plain statement of
+ * each method that the kernels are held to; it is some ten times slower than they are.
+ *
+ * A scale beyond the range of a half becomes infinite, as in ggml; the kernels refuse such blocks.
+ *
+ * @param values whole blocks
+ * @param out exactly the bytes of those blocks
+ * @throws BlockError `not-encodable`, `uneven-row` or `wrong-length`
+ */
+export function encode(name: BlockTypeName, values: Float32Array, out: Uint8Array): void {
+  const encoder = encoders.get(name);
+  if (encoder === undefined) {
+    throw new BlockError("not-encodable", `values cannot be written as ${name}`, {
+      advice: `Types that can be written: ${encodable.join(", ")}.`,
+    });
+  }
+  const bytes = rowBytes(name, values.length);
+  if (out.length !== bytes) {
+    throw new BlockError(
+      "wrong-length",
+      `${values.length} values of ${name} take ${bytes} bytes, not ${out.length}`,
+    );
+  }
+  encoder(values, out);
+}

@@ -1,0 +1,51 @@
+// Entry points of the kernels. The sources and targets are numbered as in `kernels.ts`.
+
+import { check, plain } from "./plain";
+import { clearProblem } from "./problem";
+import { q4_0 } from "./q4_0";
+import { q6_k } from "./q6_k";
+import { q8_0 } from "./q8_0";
+
+export { problem } from "./problem";
+
+/** First byte that is free for the input and output of conversions. */
+export function base(): usize {
+  return __heap_base;
+}
+
+/** Reads bfloat16 (u16), half (i16) or float32 (f32): see `number.ts`. */
+function from<S>(target: i32, input: usize, output: usize, values: i32): i32 {
+  switch (target) {
+    case 0:
+      return isFloat<S>() ? check<S>(input, values) : plain<S, f32>(input, output, values);
+    case 1:
+      return !isFloat<S>() && isSigned<S>() ? check<S>(input, values) : plain<S, i16>(input, output, values);
+    case 2:
+      return !isFloat<S>() && !isSigned<S>() ? check<S>(input, values) : plain<S, u16>(input, output, values);
+    case 3:
+      return q8_0<S>(input, output, values);
+    case 4:
+      return q4_0<S>(input, output, values);
+    case 5:
+      return q6_k<S>(input, output, values);
+  }
+  return unreachable();
+}
+
+/**
+ * Converts `values` values, whole blocks of the target. Equal types are only checked: nothing is written.
+ *
+ * @returns index of the value that stopped it (see `problem`), or -1
+ */
+export function convert(source: i32, target: i32, input: usize, output: usize, values: i32): i32 {
+  clearProblem();
+  switch (source) {
+    case 0:
+      return from<f32>(target, input, output, values);
+    case 1:
+      return from<i16>(target, input, output, values);
+    case 2:
+      return from<u16>(target, input, output, values);
+  }
+  return unreachable();
+}
