@@ -1,0 +1,178 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { openCheckpoint } from "../../formats/safetensors/read.js";
+import type { Checkpoint } from "../../formats/safetensors/types.js";
+import { packageRoot } from "../../src/base/paths.js";
+import { bindCheckpoint, type BoundCheckpoint } from "../../src/gemma4/bind.js";
+import { readConfig } from "../../src/gemma4/config.js";
+import type { Gemma4Config } from "../../src/gemma4/types.js";
+import { planCheckpoint } from "../../src/plan/checkpoint.js";
+import { type GgufSourceModel, planGgufSource } from "../../src/plan/gguf.js";
+import type { Plan, PlanOptions } from "../../src/plan/plan.js";
+import { NANO } from "../support/checkpoints.js";
+
+interface Reference {
+  readonly tensors: readonly { name: string; type: string; ne: number[]; bytes: number }[];
+}
+
+let config: Gemma4Config;
+let checkpoint: Checkpoint;
+let bound: BoundCheckpoint;
+
+beforeAll(async () => {
+  config = await readConfig(NANO);
+  checkpoint = await openCheckpoint(NANO);
+  bound = bindCheckpoint(config, checkpoint);
+});
+
+function plan(options: PlanOptions & { keepUnusedKv?: boolean }): Plan {
+  return planCheckpoint({
+    config,
+    weights: bound.weights,
+    shards: checkpoint.shards,
+    keepUnusedKv: true,
+    ...options,
+  });
+}
+
+describe("a plan that matches the converter", () => {
+  it.each(["bf16", "f16", "q8_0"])(
+    "%s has the tensors, types, order and sizes of llama.cpp's own file",
+    (mix) => {
+      const path = join(packageRoot, "fixtures", "reference", `convert-${mix}.json`);
+      const reference = JSON.parse(readFileSync(path, "utf8")) as Reference;
+      const { tensors, rules } = plan({ mix, matchConverter: true });
+      expect(
+        tensors.map(({ name, type, ne, byteLength }) => ({ name, type, ne: [...ne], bytes: byteLength })),
+      ).toEqual(reference.tensors.map(({ name, type, ne, bytes }) => ({ name, type, ne, bytes })));
+      expect(rules).toBe("converter");
+    },
+  );
+
+  it("takes no types for single tensors", () => {
+    const tensorTypes = [{ pattern: "ffn", type: "F16" }] as const;
+    expect(() => plan({ mix: "BF16", matchConverter: true, tensorTypes })).toThrow(/cannot be combined/);
+  });
+});
+
+describe("a plan of a checkpoint", () => {
+  it("counts its tensors, values and bytes", () => {
+    const { tensors, values, byteLength, bitsPerWeight, shares, fileType } = plan({ mix: "q4_0" });
+    expect(fileType).toBe(2);
+    expect(values).toBe(tensors.reduce((sum, { ne }) => sum + ne.reduce((a, b) => a * b, 1), 0));
+    expect(byteLength).toBe(tensors.reduce((sum, tensor) => sum + tensor.byteLength, 0));
+    expect(bitsPerWeight).toBeCloseTo((8 * byteLength) / values, 12);
+    expect(shares.reduce((sum, { bytes }) => sum + bytes, 0)).toBe(byteLength);
+    expect(shares.find(({ type }) => type === "Q6_K")?.tensors).toBe(2);
+    expect(shares.find(({ type }) => type === "BF16")?.tensors).toBe(1);
+  });
+
+  it("leaves out keys and values that nothing uses, unless told to keep them", () => {
+    const names = (keepUnusedKv: boolean): string[] =>
+      plan({ mix: "BF16", keepUnusedKv }).tensors.map(({ name }) => name);
+    const dropped = names(true).filter((name) => !names(false).includes(name));
+    expect(dropped.toSorted()).toEqual(
+      [2, 3].flatMap((layer) =>
+        ["attn_k", "attn_k_norm", "attn_v"].map((name) => `blk.${layer}.${name}.weight`),
+      ),
+    );
+  });
+
+  it("reads every value of a file exactly where the checkpoint has it", () => {
+    for (const { origin } of plan({ mix: "Q8_0" }).tensors.slice(1)) {
+      const entry = checkpoint.tensors.get(origin.kind === "file" ? origin.name : "");
+      expect(origin).toMatchObject({
+        offset: entry?.offset,
+        byteLength: entry?.byteLength,
+        type: entry?.dtype,
+      });
+    }
+  });
+
+  it("has a hash that says whether the bytes will be the same", () => {
+    const { hash } = plan({ mix: "Q8_0" });
+    expect(hash).toMatch(/^[0-9a-f]{64}$/);
+    expect(plan({ mix: "q8_0" }).hash).toBe(hash);
+    const others = [
+      plan({ mix: "Q8_0", keepUnusedKv: false }),
+      plan({ mix: "Q4_0" }),
+      plan({ mix: "Q8_0", matchConverter: true }),
+      plan({ mix: "Q8_0", tensorTypes: [{ pattern: "ffn_down", type: "Q4_0" }] }),
+    ].map((other) => other.hash);
+    expect(new Set([hash, ...others]).size).toBe(5);
+  });
+
+  it("names what can be written when a mix cannot", () => {
+    expect(() => plan({ mix: "TQ2_0" })).toThrow(
+      expect.objectContaining({
+        code: "no-encoder",
+        exitCode: 2,
+        advice: expect.stringMatching(/F32, F16, BF16, Q8_0.*Q4_0/) as unknown,
+      }) as Error,
+    );
+    expect(() => plan({ mix: "Q8_0", tensorTypes: [{ pattern: "ffn", type: "IQ4_NL" }] })).toThrow(
+      /puts IQ4_NL on/,
+    );
+  });
+});
+
+describe("a plan of a GGUF", () => {
+  function model(overrides: Partial<GgufSourceModel> = {}): GgufSourceModel {
+    const source = plan({ mix: "BF16", matchConverter: true });
+    return {
+      paths: ["nano.gguf"],
+      metadata: new Map<string, { type: string; value: unknown }>([
+        ["general.architecture", { type: "string", value: "gemma4" }],
+        ["gemma4.block_count", { type: "u32", value: 4 }],
+        ["gemma4.attention.head_count", { type: "u32", value: 4 }],
+        ["gemma4.attention.head_count_kv", { type: "array", value: [1, 1, 1, 1] }],
+        ["gemma4.attention.shared_kv_layers", { type: "u32", value: 2 }],
+      ]),
+      tensors: source.tensors.map(({ name, type, ne, byteLength }) => ({
+        name,
+        type,
+        ne,
+        byteLength,
+        part: 0,
+        offset: 64,
+      })),
+      ...overrides,
+    };
+  }
+
+  it("chooses the types of a plan of the checkpoint, in llama-quantize's order", () => {
+    for (const keepUnusedKv of [true, false]) {
+      const ofCheckpoint = plan({ mix: "Q4_0", keepUnusedKv });
+      const ofGguf = planGgufSource({ model: model(), mix: "Q4_0", keepUnusedKv });
+      const types = new Map(ofCheckpoint.tensors.map(({ name, type }) => [name, type]));
+      expect(new Map(ofGguf.tensors.map(({ name, type }) => [name, type]))).toEqual(types);
+      expect(ofGguf.byteLength).toBe(ofCheckpoint.byteLength);
+      expect(ofGguf.tensors.slice(0, 4).map(({ name }) => name)).toEqual([
+        "output_norm.weight",
+        "per_layer_model_proj.weight",
+        "per_layer_proj_norm.weight",
+        "per_layer_token_embd.weight",
+      ]);
+    }
+  });
+
+  it("refuses other architectures, rounded tensors and metadata that does not add up", () => {
+    const refused = (overrides: Partial<GgufSourceModel>) => () =>
+      planGgufSource({ model: model(overrides), mix: "Q8_0", keepUnusedKv: true });
+    const metadata = (key: string, value: unknown) =>
+      new Map([...model().metadata, [key, { type: "u32", value }] as const]);
+    expect(refused({ metadata: metadata("general.architecture", "llama") })).toThrow(
+      /"llama", expected "gemma4"/,
+    );
+    expect(refused({ metadata: metadata("gemma4.block_count", "x") })).toThrow(/block_count is no count/);
+    expect(refused({ metadata: metadata("gemma4.attention.head_count_kv", 0) })).toThrow(
+      /head_count_kv is 0/,
+    );
+    expect(refused({ metadata: new Map([...model().metadata].slice(0, 1)) })).toThrow(
+      /block_count is missing/,
+    );
+    const rounded = model().tensors.map((tensor) => ({ ...tensor, type: "Q8_0" }));
+    expect(refused({ tensors: rounded })).toThrow(/is Q8_0, expected F32, F16 or BF16/);
+  });
+});
