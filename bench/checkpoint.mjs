@@ -1,0 +1,94 @@
+// Makes large checkpoints for the benches: an E2B-like model with real row widths, and the miniature
+// fixture's tokenizer, filled up to the vocabulary asked for.
+import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { writeSafetensors } from "../dist/formats/safetensors/write.js";
+import { parseConfig } from "../dist/src/gemma4/config.js";
+import { listWeights, parameterCount } from "../dist/src/gemma4/weights.js";
+
+const FIXTURE = fileURLToPath(new URL("../fixtures/nano-e/", import.meta.url));
+const FIXTURE_TOKENS = 1024;
+const HIDDEN = 1536;
+const FEED_FORWARD = 12288;
+
+function configJson(fixture, layers, vocabulary) {
+  const text = {
+    ...fixture.text_config,
+    hidden_size: HIDDEN,
+    intermediate_size: FEED_FORWARD,
+    use_double_wide_mlp: false,
+    num_attention_heads: 8,
+    head_dim: 256,
+    global_head_dim: 512,
+    hidden_size_per_layer_input: 256,
+    num_hidden_layers: layers,
+    num_kv_shared_layers: 0,
+    layer_types: Array.from({ length: layers }, (_, layer) =>
+      layer % 5 === 4 || layer === layers - 1 ? "full_attention" : "sliding_attention",
+    ),
+    vocab_size: vocabulary,
+    vocab_size_per_layer_input: vocabulary,
+  };
+  return { ...fixture, text_config: text };
+}
+
+/** 8 Mi normally distributed numbers (standard deviation 0.02) as bfloat16. */
+function normals() {
+  const count = 2 ** 23;
+  const floats = new Float32Array(count);
+  for (let i = 0; i < count; i += 2) {
+    const radius = 0.02 * Math.sqrt(-2 * Math.log(1 - Math.random()));
+    const angle = 2 * Math.PI * Math.random();
+    floats[i] = radius * Math.cos(angle);
+    floats[i + 1] = radius * Math.sin(angle);
+  }
+  const words = new Uint16Array(floats.buffer);
+  const halves = new Uint16Array(count);
+  for (let i = 0; i < count; i++) halves[i] = words[2 * i + 1];
+  return new Uint8Array(halves.buffer);
+}
+
+/**
+ * @param {string} folder made when it does not exist
+ * @param {{ bytes: number, vocabulary?: number, sparse?: boolean }} options weights of about this many
+ *   bytes; sparse: all zeros, which take no space on the disk
+ */
+export async function makeCheckpoint(folder, { bytes, vocabulary = FIXTURE_TOKENS, sparse = false }) {
+  await mkdir(folder, { recursive: true });
+  const fixture = JSON.parse(await readFile(join(FIXTURE, "config.json"), "utf8"));
+  let layers = 1;
+  const sizeOf = (count) =>
+    listWeights(parseConfig(configJson(fixture, count, vocabulary), "config.json")).reduce(
+      (sum, weight) => sum + 2 * parameterCount(weight),
+      0,
+    );
+  while (sizeOf(layers + 1) <= bytes) layers++;
+  const json = configJson(fixture, layers, vocabulary);
+  await writeFile(join(folder, "config.json"), JSON.stringify(json, null, 2));
+  for (const file of ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"]) {
+    await copyFile(join(FIXTURE, file), join(folder, file));
+  }
+  const tokenizer = JSON.parse(await readFile(join(FIXTURE, "tokenizer.json"), "utf8"));
+  for (let id = FIXTURE_TOKENS; id < vocabulary; id++) tokenizer.model.vocab[`<unused${id}>`] = id;
+  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+
+  const tensors = listWeights(parseConfig(json, "config.json")).map((weight) => ({
+    name: `model.language_model.${weight.name}`,
+    dtype: "BF16",
+    shape: weight.shape,
+  }));
+  const block = sparse ? new Uint8Array() : normals();
+  const sizes = new Map(tensors.map(({ name, shape }) => [name, 2 * shape.reduce((a, b) => a * b, 1)]));
+  await writeSafetensors(
+    join(folder, "model.safetensors"),
+    { tensors, metadata: { format: "pt" } },
+    async (name, write) => {
+      if (sparse) return;
+      for (let left = sizes.get(name); left > 0; left -= block.length) {
+        await write(block.subarray(0, Math.min(left, block.length)));
+      }
+    },
+    { sparse },
+  );
+}
