@@ -41,10 +41,9 @@ function expectError(run: CommandRun, code: 1 | 2, words: RegExp, out?: string):
   expect(run.stderr).toMatch(/^Error: /m);
   expect(run.stderr).not.toMatch(/^\s+at /m);
   expect(run.code).toBe(code);
-  if (out !== undefined) {
-    const left = statSync(out, { throwIfNoEntry: false })?.isDirectory() ? readdirSync(out) : [];
-    expect(left.filter((name) => name.endsWith(".gguf"))).toEqual([]);
-  }
+  const left =
+    out !== undefined && statSync(out, { throwIfNoEntry: false })?.isDirectory() ? readdirSync(out) : [];
+  expect(left.filter((name) => name.endsWith(".gguf"))).toEqual([]);
 }
 
 async function convert(folder: string): Promise<{ run: CommandRun; out: string }> {

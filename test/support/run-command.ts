@@ -24,7 +24,7 @@ export async function runCommand(command: unknown, argv: readonly string[]): Pro
       { print: false },
     );
     if (error !== undefined && typeof error.oclif?.exit !== "number") throw error;
-    return { code: error?.oclif?.exit ?? Number(process.exitCode ?? 0), stdout, stderr };
+    return { code: error?.oclif?.exit ?? process.exitCode ?? 0, stdout, stderr };
   } finally {
     process.exitCode = before;
   }

@@ -1,0 +1,122 @@
+import { existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { type BuildRequest, build } from "../../src/pipeline/build.js";
+import { hashFile } from "../../src/pipeline/hash.js";
+import type { Manifest } from "../../src/pipeline/manifest.js";
+import { type Reporter, silent } from "../../src/pipeline/progress.js";
+import { convertRequest, nanoCheckpoint, scratchFolder } from "../support/convert.js";
+
+function request(changes: Partial<BuildRequest> = {}): BuildRequest {
+  return {
+    ...convertRequest({ types: ["Q8_0", "Q4_0"] }),
+    text: "fixtures/text/eval.txt",
+    mode: "auto",
+    context: 128,
+    chunks: 3,
+    gates: {},
+    promptTokens: 32,
+    generationTokens: 4,
+    repetitions: 2,
+    threads: 1,
+    ...changes,
+  };
+}
+
+const run = (changes: Partial<BuildRequest>, reporter = silent) =>
+  build(request(changes), reporter, new AbortController().signal);
+
+function manifestOf(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8")) as Manifest;
+}
+
+/** Notes which jobs were run. */
+function recorder(): Reporter & { readonly jobs: string[] } {
+  const jobs: string[] = [];
+  return { ...silent, jobs, start: (label) => void jobs.push(label.replace(/ .*/, "")) };
+}
+
+describe("build", () => {
+  it("writes files, measures them, and puts all of it into the manifest", async () => {
+    const out = scratchFolder();
+    const { manifest, missed } = await run({ out });
+    expect(missed).toEqual([]);
+    expect(manifestOf(out)).toEqual(manifest);
+    expect(readdirSync(out).toSorted()).toEqual(["manifest.json", "nano-e-Q4_0.gguf", "nano-e-Q8_0.gguf"]);
+    expect(manifest.complete).toBe(true);
+    expect(manifest.versions.engine).toMatch(/llama\.cpp/);
+    expect(manifest.reference).toMatchObject({ type: "F32", source: "nano-e" });
+    expect(manifest.artifacts.map(({ type }) => type)).toEqual(["Q8_0", "Q4_0"]);
+    for (const artifact of manifest.artifacts) {
+      const [file] = artifact.files;
+      expect(await hashFile(join(out, file?.file ?? ""))).toEqual(file);
+      expect(artifact.source.files).toContainEqual(await hashFile(join(nanoCheckpoint, "model.safetensors")));
+      expect(artifact.tensors).toHaveLength(68);
+      expect(artifact.verification?.windows).toMatchObject({ context: 128, windows: 3, scored: 3 * 63 });
+      expect(artifact.verification?.longWindows?.context).toBe(256);
+      expect(artifact.throughput?.speeds.map(({ kind, tokens }) => [kind, tokens])).toEqual([
+        ["prompt", 32],
+        ["generation", 4],
+      ]);
+      expect(artifact.throughput?.peakMemory).toBeGreaterThan(artifact.bytes);
+    }
+    const [eight, four] = manifest.artifacts.map(
+      ({ verification }) => verification?.windows.comparison?.divergence.value ?? 0,
+    );
+    expect(eight).toBeGreaterThan(0);
+    expect(four).toBeGreaterThan((eight ?? 0) * 10);
+  });
+
+  it("counts what the manifest vouches for as done, and measures again only what changed", async () => {
+    const out = scratchFolder();
+    await run({ out });
+    const path = join(out, "nano-e-Q8_0.gguf");
+    const long = new Date(1_700_000_000_000);
+    utimesSync(path, long, long);
+    const again = recorder();
+    await run({ out }, again);
+    expect(statSync(path).mtime).toEqual(long);
+    expect(again.jobs).not.toContain("verify");
+    expect(again.jobs).not.toContain("nano-e-Q8_0.gguf");
+
+    const settings = recorder();
+    await run({ out, chunks: 2 }, settings);
+    expect(statSync(path).mtime).toEqual(long);
+    expect(settings.jobs.filter((job) => job === "verify")).toHaveLength(2);
+  });
+
+  it("refuses a file that is not what the manifest says, unless it is told to replace it", async () => {
+    const out = scratchFolder();
+    await run({ out, types: ["Q8_0"] });
+    const path = join(out, "nano-e-Q8_0.gguf");
+    const bytes = readFileSync(path);
+    const spoiled = Buffer.from(bytes);
+    spoiled[spoiled.length - 1]! ^= 1;
+    writeFileSync(path, spoiled);
+    await expect(run({ out, types: ["Q8_0"] })).rejects.toMatchObject({ exitCode: 2 });
+    expect(readFileSync(path).equals(spoiled)).toBe(true);
+    await run({ out, types: ["Q8_0"], force: true });
+    expect(readFileSync(path).equals(bytes)).toBe(true);
+  });
+
+  it("writes and measures everything before it reports a missed gate", async () => {
+    const out = scratchFolder();
+    const { manifest, missed } = await run({ out, gates: { maxDivergence: 0.0005 } });
+    expect(manifest.complete).toBe(true);
+    expect([...new Set(missed.map(({ file }) => file))]).toEqual([join(out, "nano-e-Q4_0.gguf")]);
+  });
+
+  it("leaves no complete manifest and no work folder's file under a final name when it is stopped", async () => {
+    const out = scratchFolder();
+    const stop = new AbortController();
+    const reporter: Reporter = {
+      ...silent,
+      start: (label) => void (label.startsWith("verify") && stop.abort(new Error("stop"))),
+    };
+    await expect(build(request({ out }), reporter, stop.signal)).rejects.toThrow("stop");
+    expect(manifestOf(out).complete).toBe(false);
+    const { manifest } = await run({ out });
+    expect(manifest.complete).toBe(true);
+    expect(existsSync(join(out, ".lapidary"))).toBe(false);
+  });
+});
