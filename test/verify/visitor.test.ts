@@ -66,6 +66,22 @@ describe("the visitor", () => {
     );
   });
 
+  it("agrees over rows of several blocks, wherever the largest logit is", () => {
+    const row = (phase: number, top: number): Float32Array => {
+      const values = Float32Array.from({ length: 5003 }, (_, i) => 20 * Math.sin(i * i + phase));
+      values[top] = 25;
+      return values;
+    };
+    for (const [a, b] of [
+      [0, 5002],
+      [2047, 2048],
+      [4096, 4096],
+    ] as const) {
+      const rows = [row(0, a), row(0.1, b)] as const;
+      expect(worst(visit([...rows], 2048), naive(...rows, 2048))).toBeLessThan(tolerance);
+    }
+  });
+
   it("keeps its digits where two rows hardly differ", () => {
     fc.assert(
       fc.property(logits(200, 15), logits(200, 1), fc.nat(199), (base, noise, target) => {
