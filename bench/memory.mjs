@@ -53,10 +53,14 @@ for (const [ceiling, threads] of [
   [64, 2],
 ]) {
   const out = join(folder, "out.gguf");
-  const peak = peakOf([
-    ...["convert", checkpoint, "--to", "gguf", "--type", flags.type, "--out", out],
-    ...["--memory", `${ceiling}MiB`, "--threads", String(threads), "--force"],
-  ]);
+  const peak = peakOf(
+    ["convert", checkpoint, "--to", "gguf", "--type", flags.type, "--out", out, "--force"].concat([
+      "--memory",
+      `${ceiling}MiB`,
+      "--threads",
+      String(threads),
+    ]),
+  );
   rmSync(out);
   const kept = peak <= ceiling + 150;
   if (!kept) process.exitCode = 1;

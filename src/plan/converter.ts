@@ -5,7 +5,7 @@ import { PlanError } from "./errors.js";
 import type { Mix } from "./mixes.js";
 
 /** Mixes that the upstream converter has an output type for. */
-export const CONVERTER_MIXES: readonly string[] = ["F32", "F16", "BF16", "Q8_0"];
+const CONVERTER_MIXES: readonly string[] = ["F32", "F16", "BF16", "Q8_0"];
 
 /**
  * Whether the upstream converter writes a tensor as F32 whatever is asked for: one dimension, norms, the

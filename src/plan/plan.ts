@@ -124,7 +124,7 @@ export function makePlan(request: PlanRequest): Plan {
 }
 
 /** Whether F32, F16 and BF16 values, of which every source consists, can all be written as a type. */
-export function canWrite(type: BlockTypeName): boolean {
+function canWrite(type: BlockTypeName): boolean {
   return SOURCE_TYPES.every((source) => Kernels.supports(source, type));
 }
 

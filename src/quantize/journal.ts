@@ -161,7 +161,7 @@ export class Journal {
 
   /** Notes tensors whose bytes are on the disk. */
   async add(tensors: readonly number[]): Promise<void> {
-    if (tensors.length > 0) await this.#file.appendFile(`${JSON.stringify(tensors)}\n`);
+    await this.#file.appendFile(`${JSON.stringify(tensors)}\n`);
     await this.#file.datasync();
   }
 

@@ -164,7 +164,7 @@ class Run {
         const tensors = finished.flatMap((job) => indices[job] ?? []);
         for (const index of tensors) this.#done.add(index);
         report(bytesRead, bytesWritten);
-        this.#checkpoints.note(tensors, (error) => stop.abort(error));
+        this.#checkpoints.note(tensors, bytesWritten, (error) => stop.abort(error));
       },
     });
     await this.#checkpoints.settle();
