@@ -23,6 +23,11 @@ export function meanSpeed(
   return throughput.speeds.find((speed) => speed.kind === kind)?.mean;
 }
 
+/** One line on speeds, for progress. */
+export function outcomeOfBench(throughput: Pick<Throughput, "speeds">): string {
+  return throughput.speeds.map(({ kind, mean }) => `${kind} ${mean.toFixed(1)} tokens/s`).join(", ");
+}
+
 /** Measures speed and memory of files, one after the other, each in a process of its own. */
 export async function bench(
   request: BenchRequest,
@@ -45,8 +50,7 @@ export async function bench(
       repetitions: request.repetitions,
       signal,
     });
-    const speeds = throughput.speeds.map(({ kind, mean }) => `${kind} ${mean.toFixed(1)} tokens/s`);
-    reporter.finish(speeds.join(", "));
+    reporter.finish(outcomeOfBench(throughput));
     files.push({ file, ...throughput });
   }
   return { files };

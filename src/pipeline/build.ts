@@ -1,19 +1,21 @@
 import { createHash } from "node:crypto";
 import { mkdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { outputFailure } from "../base/atomic-file.js";
 import { packageVersion } from "../base/paths.js";
-import type { Engine, EngineInfo } from "../engines/types.js";
+import type { Engine } from "../engines/types.js";
 import { checkGateOptions, checkGates, type Gates } from "../verify/gates.js";
 import { measureThroughput } from "../verify/throughput.js";
-import { meanSpeed } from "./bench.js";
+import { outcomeOfBench } from "./bench.js";
 import { convert, type ConvertedArtifact, type ConvertRequest } from "./convert.js";
 import { PipelineError } from "./errors.js";
-import { hashFile, type HashedFile } from "./hash.js";
+import { hashFiles, type HashedFile, sameFiles } from "./hash.js";
 import {
   type ArtifactRecord,
   type Manifest,
   MANIFEST_VERSION,
   readManifest,
+  type SourceRecord,
   writeManifest,
 } from "./manifest.js";
 import type { Reporter } from "./progress.js";
@@ -38,55 +40,11 @@ export interface BuildReport {
 /** Folder inside the output that holds the reference while a build runs. */
 const WORK_FOLDER = ".lapidary";
 
-type StartEngine = () => Promise<Engine>;
-
-async function hashAll(
-  label: string,
-  paths: readonly string[],
-  reporter: Reporter,
-  signal: AbortSignal,
-): Promise<HashedFile[]> {
-  reporter.start(label);
-  const files: HashedFile[] = [];
-  for (const path of paths) files.push(await hashFile(path, { signal }));
-  reporter.finish(`${files.length} ${files.length === 1 ? "file" : "files"}`);
-  return files;
-}
-
-/** Everything that decides a measurement besides the two files. */
-async function settingsOf(request: BuildRequest, engine: EngineInfo, reference: HashedFile): Promise<string> {
-  const { mode, context, chunks = null, threads, promptTokens, generationTokens, repetitions } = request;
-  const text = await hashText(request.text);
-  const parts = [
-    engine.name,
-    engine.version,
-    reference.sha256,
-    text,
-    mode,
-    context,
-    chunks,
-    threads,
-    promptTokens,
-    generationTokens,
-    repetitions,
-  ];
-  return createHash("sha256").update(JSON.stringify(parts)).digest("hex");
-}
-
-function sameFiles(a: readonly HashedFile[], b: readonly HashedFile[]): boolean {
-  return (
-    a.length === b.length &&
-    a.every((file, index) => file.file === b[index]?.file && file.sha256 === b[index].sha256)
-  );
-}
-
-/** Puts a record in the place of the one with the same files, or at the end. */
-function withArtifact(manifest: Manifest, record: ArtifactRecord): Manifest {
-  const same = (other: ArtifactRecord): boolean => other.files[0]?.file === record.files[0]?.file;
-  const artifacts = manifest.artifacts.some(same)
-    ? manifest.artifacts.map((other) => (same(other) ? record : other))
-    : [...manifest.artifacts, record];
-  return { ...manifest, artifacts };
+/** What decides whether a measurement that is there still holds. */
+interface Measuring {
+  readonly settings: string;
+  readonly source: SourceRecord;
+  readonly referenceType: "F32" | "BF16";
 }
 
 /**
@@ -110,149 +68,214 @@ export async function build(
       { exitCode: 2 },
     );
   }
-  // A missing engine, a text that cannot be read or a wrong checkpoint should not cost an hour of work first.
+  // A missing engine or a text that cannot be read should not cost an hour of work first.
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
-  const engine = await engineInfo(startLlamaEngine);
-  await hashText(request.text);
-  const source = await openSource(request.source);
-  const sourceRecord = {
-    kind: source.kind,
-    name: source.name,
-    files: await hashAll(`hash ${source.name}`, await sourceFiles(source), reporter, signal),
-  };
-  await mkdir(request.out, { recursive: true });
-
-  const converted = await convert({ ...request, dryRun: false, matchConverter: false }, reporter, signal);
-  let manifest: Manifest = {
-    manifestVersion: MANIFEST_VERSION,
-    complete: false,
-    versions: {
-      lapidary: packageVersion(),
-      node: process.version,
-      platform: `${process.platform} ${process.arch}`,
-      engine: `${engine.name} ${engine.version}`,
-      system: engine.system,
-    },
-    reference: null,
-    artifacts: (await readManifest(request.out))?.artifacts ?? [],
-  };
-  const earlier = manifest.artifacts;
-  for (const artifact of converted) {
-    const files = await hashAll(`hash ${artifact.type}`, artifact.files, reporter, signal);
-    const before = earlier.find((record) => sameFiles(record.files, files));
-    manifest = withArtifact(manifest, {
-      files,
-      bytes: artifact.bytes,
-      type: artifact.type,
-      plan: artifact.plan,
-      bitsPerWeight: artifact.bitsPerWeight,
-      source: sourceRecord,
-      tensors: artifact.tensors,
-      settings: before?.settings ?? null,
-      verification: before?.verification ?? null,
-      throughput: before?.throughput ?? null,
-    });
+  const engine = await startLlamaEngine();
+  try {
+    return await new Build(request, reporter, signal, engine, startLlamaEngine).run();
+  } finally {
+    await engine.close();
   }
-  await writeManifest(request.out, manifest);
+}
 
-  const workFolder = join(request.out, WORK_FOLDER);
-  const reference = await makeReference(request, workFolder, referenceType(source), reporter, signal);
-  const [hashedReference] = await hashAll("hash reference", reference.files, reporter, signal);
-  const referencePath = reference.files[0];
-  if (hashedReference === undefined || referencePath === undefined)
-    throw new Error("a conversion without a file");
-  manifest = { ...manifest, reference: { ...hashedReference, type: reference.type, source: source.name } };
-  const settings = await settingsOf(request, engine, hashedReference);
+class Build {
+  readonly #request: BuildRequest;
+  readonly #reporter: Reporter;
+  readonly #signal: AbortSignal;
+  /** Measures what was lost; speed is measured in an engine of its own, for the sake of its memory. */
+  readonly #engine: Engine;
+  readonly #startEngine: () => Promise<Engine>;
 
-  const missed: { file: string; message: string }[] = [];
-  for (const artifact of converted) {
-    const [path] = artifact.files;
-    const record = manifest.artifacts.find(({ files }) => files[0]?.file === basename(path ?? ""));
-    if (record === undefined || path === undefined) throw new Error("an artifact without a record");
-    const measured = await measureArtifact(
-      record,
-      path,
-      referencePath,
-      settings,
-      request,
-      startLlamaEngine,
-      source.name,
-      reporter,
-      signal,
+  constructor(
+    request: BuildRequest,
+    reporter: Reporter,
+    signal: AbortSignal,
+    engine: Engine,
+    startEngine: () => Promise<Engine>,
+  ) {
+    this.#request = request;
+    this.#reporter = reporter;
+    this.#signal = signal;
+    this.#engine = engine;
+    this.#startEngine = startEngine;
+  }
+
+  async run(): Promise<BuildReport> {
+    const { out, gates } = this.#request;
+    const measuring = await this.#prepare();
+    const converted = await convert(
+      { ...this.#request, dryRun: false, matchConverter: false },
+      this.#reporter,
+      this.#signal,
     );
-    manifest = withArtifact(manifest, measured);
-    await writeManifest(request.out, manifest);
-    if (measured.verification !== null) {
-      for (const { message } of checkGates(measured.verification, request.gates))
-        missed.push({ file: path, message });
+    let manifest = await this.#begin(converted, measuring.source);
+
+    const missed: { file: string; message: string }[] = [];
+    let reference: string | undefined;
+    for (const artifact of converted) {
+      let record = recordOf(manifest, artifact);
+      if (!isMeasured(record, measuring.settings)) {
+        if (reference === undefined) {
+          const made = await this.#makeReference(manifest, measuring);
+          manifest = { ...manifest, reference: made.record };
+          await writeManifest(out, manifest);
+          reference = made.path;
+        }
+        record = await this.#measure(record, artifact, reference, measuring);
+        manifest = withArtifact(manifest, record);
+        await writeManifest(out, manifest);
+      }
+      const { verification } = record;
+      const failures = verification === null ? [] : checkGates(verification, gates);
+      missed.push(...failures.map(({ message }) => ({ file: artifact.files[0] ?? "", message })));
     }
+    manifest = { ...manifest, complete: true };
+    await writeManifest(out, manifest);
+    await rm(join(out, WORK_FOLDER), { recursive: true, force: true });
+    return { manifest, missed };
   }
-  manifest = { ...manifest, complete: true };
-  await writeManifest(request.out, manifest);
-  await rm(workFolder, { recursive: true, force: true });
-  return { manifest, missed };
+
+  /** Opens and hashes what goes in, so that everything that can be wrong with it comes out first. */
+  async #prepare(): Promise<Measuring> {
+    const {
+      mode,
+      context,
+      chunks = null,
+      threads,
+      promptTokens,
+      generationTokens,
+      repetitions,
+    } = this.#request;
+    const text = await hashText(this.#request.text);
+    const opened = await openSource(this.#request.source);
+    const files = await this.#hash(opened.name, await sourceFiles(opened));
+    const source = { kind: opened.kind, name: opened.name, files };
+    const { name, version } = await this.#engine.info();
+    const type = referenceType(opened);
+    const parts = [packageVersion(), name, version, files, type, text, mode, context, chunks];
+    parts.push(threads, promptTokens, generationTokens, repetitions);
+    const settings = createHash("sha256").update(JSON.stringify(parts)).digest("hex");
+    return { settings, source, referenceType: type };
+  }
+
+  /** A manifest with all artifacts; what an earlier one says of files that are still the same is kept. */
+  async #begin(converted: readonly ConvertedArtifact[], source: SourceRecord): Promise<Manifest> {
+    const { out } = this.#request;
+    const earlier = await readManifest(out);
+    const { name, system } = await this.#engine.info();
+    let manifest: Manifest = {
+      manifestVersion: MANIFEST_VERSION,
+      complete: false,
+      versions: {
+        lapidary: packageVersion(),
+        node: process.version,
+        platform: `${process.platform} ${process.arch}`,
+        engine: name,
+        system,
+      },
+      reference: earlier?.reference ?? null,
+      artifacts: earlier?.artifacts ?? [],
+    };
+    for (const artifact of converted) {
+      const files = await this.#hash(artifact.type, artifact.files);
+      const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
+      const { bytes, type, plan, bitsPerWeight, tensors } = artifact;
+      const { settings = null, verification = null, throughput = null } = before ?? {};
+      manifest = withArtifact(manifest, {
+        files,
+        bytes,
+        type,
+        plan,
+        bitsPerWeight,
+        source,
+        tensors,
+        settings,
+        verification,
+        throughput,
+      });
+    }
+    await writeManifest(out, manifest);
+    return manifest;
+  }
+
+  /** Writes the reference, unless a build that was broken off has left the very file. */
+  async #makeReference(
+    manifest: Manifest,
+    { source, referenceType: type }: Measuring,
+  ): Promise<{ path: string; record: NonNullable<Manifest["reference"]> }> {
+    const folder = join(this.#request.out, WORK_FOLDER);
+    await mkdir(folder, { recursive: true }).catch((error: unknown) => {
+      throw outputFailure(folder, error);
+    });
+    const path = join(folder, `${source.name}-${type}.gguf`);
+    const [left] = await this.#hash("reference", [path]).catch(() => []);
+    const known = manifest.reference;
+    if (left !== undefined && known?.sha256 === left.sha256 && known.type === type)
+      return { path, record: known };
+    await convert(
+      {
+        ...this.#request,
+        types: [type],
+        out: path,
+        splitMaxBytes: undefined,
+        matchConverter: false,
+        dryRun: false,
+        force: true,
+      },
+      this.#reporter,
+      this.#signal,
+    );
+    const [made] = await this.#hash("reference", [path]);
+    if (made === undefined) throw new Error("a conversion without a file");
+    return { path, record: { ...made, type, source: source.name } };
+  }
+
+  async #measure(
+    record: ArtifactRecord,
+    artifact: ConvertedArtifact,
+    reference: string,
+    { settings, source }: Measuring,
+  ): Promise<ArtifactRecord> {
+    const reporter = this.#reporter;
+    const signal = this.#signal;
+    const path = artifact.files[0] ?? "";
+    reporter.start(`verify ${basename(path)}`);
+    const verification = await measureFile(this.#engine, path, reference, this.#request, reporter, signal, [
+      source.name,
+    ]);
+    reporter.finish(outcomeOf(verification));
+    reporter.start(`bench ${basename(path)}`);
+    const throughput = await measureThroughput({
+      ...this.#request,
+      startEngine: this.#startEngine,
+      path,
+      signal,
+    });
+    reporter.finish(outcomeOfBench(throughput));
+    return { ...record, settings, verification, throughput };
+  }
+
+  async #hash(label: string, paths: readonly string[]): Promise<HashedFile[]> {
+    return hashFiles(`hash ${label}`, paths, this.#reporter, this.#signal);
+  }
 }
 
-async function engineInfo(start: StartEngine): Promise<EngineInfo> {
-  const engine = await start();
-  try {
-    return await engine.info();
-  } finally {
-    await engine.close();
-  }
+function isMeasured(record: ArtifactRecord, settings: string): boolean {
+  return record.settings === settings && record.verification !== null && record.throughput !== null;
 }
 
-async function makeReference(
-  request: BuildRequest,
-  folder: string,
-  type: "F32" | "BF16",
-  reporter: Reporter,
-  signal: AbortSignal,
-): Promise<ConvertedArtifact> {
-  await mkdir(folder, { recursive: true });
-  const [reference] = await convert(
-    {
-      ...request,
-      types: [type],
-      out: folder,
-      splitMaxBytes: undefined,
-      matchConverter: false,
-      dryRun: false,
-      force: true,
-    },
-    reporter,
-    signal,
-  );
-  if (reference === undefined) throw new Error("a conversion without a result");
-  return reference;
+function recordOf(manifest: Manifest, artifact: ConvertedArtifact): ArtifactRecord {
+  const name = basename(artifact.files[0] ?? "");
+  const record = manifest.artifacts.find(({ files }) => files[0]?.file === name);
+  if (record === undefined) throw new Error(`${name} is not in the manifest`);
+  return record;
 }
 
-async function measureArtifact(
-  record: ArtifactRecord,
-  path: string,
-  reference: string,
-  settings: string,
-  request: BuildRequest,
-  startEngine: StartEngine,
-  name: string,
-  reporter: Reporter,
-  signal: AbortSignal,
-): Promise<ArtifactRecord> {
-  if (record.settings === settings && record.verification !== null && record.throughput !== null)
-    return record;
-  reporter.start(`verify ${basename(path)}`);
-  const engine = await startEngine();
-  let verification;
-  try {
-    verification = await measureFile(engine, path, reference, request, reporter, signal, [name]);
-  } finally {
-    await engine.close();
-  }
-  reporter.finish(outcomeOf(verification));
-  reporter.start(`bench ${basename(path)}`);
-  const throughput = await measureThroughput({ startEngine, path, ...request, signal });
-  reporter.finish(
-    `prompt ${meanSpeed(throughput, "prompt")?.toFixed(1) ?? "–"}, generation ${meanSpeed(throughput, "generation")?.toFixed(1) ?? "–"} tokens/s`,
-  );
-  return { ...record, settings, verification, throughput };
+/** Puts a record in the place of the one of the same file, or at the end. */
+function withArtifact(manifest: Manifest, record: ArtifactRecord): Manifest {
+  const same = (other: ArtifactRecord): boolean => other.files[0]?.file === record.files[0]?.file;
+  const artifacts = manifest.artifacts.some(same)
+    ? manifest.artifacts.map((other) => (same(other) ? record : other))
+    : [...manifest.artifacts, record];
+  return { ...manifest, artifacts };
 }

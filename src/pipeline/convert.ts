@@ -8,7 +8,7 @@ import { planGgufSource } from "../plan/gguf.js";
 import type { Plan, TypeShare } from "../plan/plan.js";
 import { layoutPlan, type Metadata, type OutputLayout, requantizedMetadata } from "../quantize/layout.js";
 import { PipelineError } from "./errors.js";
-import { type HashedFile, hashFile } from "./hash.js";
+import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
 import type { Reporter } from "./progress.js";
 import {
@@ -152,10 +152,6 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-function sameFile(a: HashedFile | undefined, b: HashedFile): boolean {
-  return a?.file === b.file && a.sha256 === b.sha256;
-}
-
 /** Tells whether files are there that the manifest of their folder vouches for: same content, plan and source. */
 class Vouching {
   readonly #source: ModelSource;
@@ -177,14 +173,12 @@ class Vouching {
     );
     if (record === undefined || record.files.length !== artifact.files.length) return false;
     this.#sourceHashes ??= this.#hashSource();
-    const sources = await this.#sourceHashes;
-    if (record.source.files.length !== sources.length) return false;
-    if (!sources.every((file, index) => sameFile(record.source.files[index], file))) return false;
+    if (!sameFiles(record.source.files, await this.#sourceHashes)) return false;
     for (const [index, path] of artifact.files.entries()) {
       const expected = record.files[index];
       const found = await stat(path).catch(() => undefined);
       if (expected === undefined || found?.size !== expected.bytes) return false;
-      if (!sameFile(await hashFile(path, { signal: this.#signal }), expected)) return false;
+      if (!sameFiles([await hashFile(path, { signal: this.#signal })], [expected])) return false;
     }
     return true;
   }

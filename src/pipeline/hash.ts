@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
-import { open } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { basename } from "node:path";
+import type { Reporter } from "./progress.js";
 
 /** Reads of 4 MiB into one buffer: a stream of Node's default size is five times slower. */
 const CHUNK_BYTES = 4 * 1024 * 1024;
@@ -46,4 +47,33 @@ export async function hashFile(
   } finally {
     await handle.close();
   }
+}
+
+/** Hashes files as one job with progress. */
+export async function hashFiles(
+  label: string,
+  paths: readonly string[],
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<HashedFile[]> {
+  const sizes = await Promise.all(paths.map(async (path) => (await stat(path)).size));
+  const total = sizes.reduce((sum, size) => sum + size, 0);
+  reporter.start(label);
+  let done = 0;
+  const onBytes = (bytes: number): void => {
+    done += bytes;
+    reporter.progress({ done, total, unit: "bytes" });
+  };
+  const files: HashedFile[] = [];
+  for (const path of paths) files.push(await hashFile(path, { signal, onBytes }));
+  reporter.finish(`${files.length} ${files.length === 1 ? "file" : "files"}`);
+  return files;
+}
+
+/** Whether two lists name the same files with the same contents, in the same order. */
+export function sameFiles(a: readonly HashedFile[], b: readonly HashedFile[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every((file, index) => file.file === b[index]?.file && file.sha256 === b[index].sha256)
+  );
 }

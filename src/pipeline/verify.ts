@@ -122,10 +122,11 @@ export async function verify(
   checkGateOptions(request.gates, request.reference !== null);
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   return withReference(request.reference, request, reporter, signal, async (reference) => {
-    const files: VerifyReport["files"][number][] = [];
-    for (const file of request.files) {
-      const engine = await startLlamaEngine();
-      try {
+    const engine = await startLlamaEngine();
+    try {
+      const files: VerifyReport["files"][number][] = [];
+      const names = reference === null ? [] : [reference.name];
+      for (const file of request.files) {
         reporter.start(`verify ${file}`);
         const result = await measureFile(
           engine,
@@ -134,14 +135,14 @@ export async function verify(
           request,
           reporter,
           signal,
-          reference === null ? [] : [reference.name],
+          names,
         );
         reporter.finish(outcomeOf(result));
         files.push({ file, result, missed: checkGates(result, request.gates) });
-      } finally {
-        await engine.close();
       }
+      return { files };
+    } finally {
+      await engine.close();
     }
-    return { files };
   });
 }

@@ -68,55 +68,66 @@ describe("build", () => {
   });
 
   it("counts what the manifest vouches for as done, and measures again only what changed", async () => {
-    const out = scratchFolder();
-    await run({ out });
-    const path = join(out, "nano-e-Q8_0.gguf");
+    const small = { out: scratchFolder(), types: ["Q8_0"], repetitions: 1 };
+    await run(small);
+    const path = join(small.out, "nano-e-Q8_0.gguf");
     const long = new Date(1_700_000_000_000);
     utimesSync(path, long, long);
     const again = recorder();
-    await run({ out }, again);
+    const { manifest } = await run(small, again);
+    expect(manifest.complete).toBe(true);
     expect(statSync(path).mtime).toEqual(long);
-    expect(again.jobs).not.toContain("verify");
-    expect(again.jobs).not.toContain("nano-e-Q8_0.gguf");
+    expect(again.jobs).toEqual(["hash", "hash"]);
 
     const settings = recorder();
-    await run({ out, chunks: 2 }, settings);
+    await run({ ...small, chunks: 2 }, settings);
     expect(statSync(path).mtime).toEqual(long);
-    expect(settings.jobs.filter((job) => job === "verify")).toHaveLength(2);
+    expect(settings.jobs.filter((job) => job === "verify")).toHaveLength(1);
   });
 
   it("refuses a file that is not what the manifest says, unless it is told to replace it", async () => {
-    const out = scratchFolder();
-    await run({ out, types: ["Q8_0"] });
+    const small = { out: scratchFolder(), types: ["Q8_0"], chunks: 1, repetitions: 1 };
+    const { out } = small;
+    await run(small);
     const path = join(out, "nano-e-Q8_0.gguf");
     const bytes = readFileSync(path);
     const spoiled = Buffer.from(bytes);
     spoiled[spoiled.length - 1]! ^= 1;
     writeFileSync(path, spoiled);
-    await expect(run({ out, types: ["Q8_0"] })).rejects.toMatchObject({ exitCode: 2 });
+    await expect(run(small)).rejects.toMatchObject({ exitCode: 2 });
     expect(readFileSync(path).equals(spoiled)).toBe(true);
-    await run({ out, types: ["Q8_0"], force: true });
+    await run({ ...small, force: true });
     expect(readFileSync(path).equals(bytes)).toBe(true);
   });
 
   it("writes and measures everything before it reports a missed gate", async () => {
     const out = scratchFolder();
-    const { manifest, missed } = await run({ out, gates: { maxDivergence: 0.0005 } });
+    const { manifest, missed } = await run({
+      out,
+      chunks: 1,
+      repetitions: 1,
+      gates: { maxDivergence: 0.0005 },
+    });
     expect(manifest.complete).toBe(true);
     expect([...new Set(missed.map(({ file }) => file))]).toEqual([join(out, "nano-e-Q4_0.gguf")]);
   });
 
-  it("leaves no complete manifest and no work folder's file under a final name when it is stopped", async () => {
-    const out = scratchFolder();
+  it("goes on after it was stopped, from the reference that it left", async () => {
+    const small = { out: scratchFolder(), types: ["Q8_0"], chunks: 1, repetitions: 1 };
     const stop = new AbortController();
-    const reporter: Reporter = {
+    const stopping: Reporter = {
       ...silent,
-      start: (label) => void (label.startsWith("verify") && stop.abort(new Error("stop"))),
+      start: (label) => {
+        if (label.startsWith("bench")) stop.abort(new Error("stop"));
+      },
     };
-    await expect(build(request({ out }), reporter, stop.signal)).rejects.toThrow("stop");
-    expect(manifestOf(out).complete).toBe(false);
-    const { manifest } = await run({ out });
+    await expect(build(request(small), stopping, stop.signal)).rejects.toThrow("stop");
+    expect(manifestOf(small.out).complete).toBe(false);
+    const again = recorder();
+    const { manifest } = await run(small, again);
     expect(manifest.complete).toBe(true);
-    expect(existsSync(join(out, ".lapidary"))).toBe(false);
+    expect(again.jobs).not.toContain("nano-e-Q8_0.gguf");
+    expect(again.jobs).not.toContain("nano-e-F32.gguf");
+    expect(existsSync(join(small.out, ".lapidary"))).toBe(false);
   });
 });
