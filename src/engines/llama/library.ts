@@ -51,9 +51,14 @@ export interface Llama {
   synchronize(context: Pointer): void;
   /** The rows of the last batch whose logits were asked for, in llama.cpp's own memory. */
   logits(context: Pointer, rows: number, columns: number): Float32Array | null;
-  newThreadpool(threads: number): Pointer;
-  attachThreadpool(context: Pointer, pool: Pointer): void;
-  freeThreadpool(pool: Pointer): void;
+  /**
+   * Has a context computed by this many threads. All contexts of this process share them: idle threads of
+   * ggml spin for a while, and those of one model would take the cores from the next one's (measured: two
+   * models in turn on two cores ran at half speed with threads of their own).
+   *
+   * @throws EngineError when the threads cannot be started
+   */
+  attachThreads(context: Pointer, threads: number): void;
 }
 
 const C_TYPES: Readonly<Record<FieldType, string>> = {
@@ -180,9 +185,9 @@ export function openLlama(installation: Installation): Llama {
     return address;
   };
   const newPool = cpuFunction("ggml_threadpool_new");
-  const freePool = cpuFunction("ggml_threadpool_free");
   const newPoolType = koffi.proto("void *", ["void *"]);
-  const freePoolType = koffi.proto("void", ["void *"]);
+  /** By number of threads; they live as long as the process. */
+  const pools = new Map<number, Pointer>();
   const initPoolParams: (params: Uint8Array, threads: number) => void = base.func(
     "ggml_threadpool_params_init",
     "void",
@@ -276,17 +281,18 @@ export function openLlama(installation: Installation): Llama {
       const address = getLogits(context);
       return address === null ? null : new Float32Array(koffi.view(address, rows * columns * 4));
     },
-    newThreadpool(threads) {
-      const params = new Uint8Array(THREADPOOL_PARAMS_BYTES);
-      initPoolParams(params, threads);
-      const pool = koffi.call(newPool, newPoolType, params) as Pointer | null;
-      if (pool === null)
-        throw new EngineError("engine-threads", `llama.cpp could not start ${threads} threads.`);
-      return pool;
-    },
-    attachThreadpool: (context, pool) => attach(context, pool, null),
-    freeThreadpool(pool) {
-      koffi.call(freePool, freePoolType, pool);
+    attachThreads(context, threads) {
+      let pool = pools.get(threads);
+      if (pool === undefined) {
+        const params = new Uint8Array(THREADPOOL_PARAMS_BYTES);
+        initPoolParams(params, threads);
+        const made = koffi.call(newPool, newPoolType, params) as Pointer | null;
+        if (made === null)
+          throw new EngineError("engine-threads", `llama.cpp could not start ${threads} threads.`);
+        pool = made;
+        pools.set(threads, pool);
+      }
+      attach(context, pool, null);
     },
   };
 }

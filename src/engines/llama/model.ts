@@ -47,7 +47,6 @@ export class Model {
   readonly #llama: Llama;
   readonly #model: Pointer;
   readonly #vocabulary: Pointer;
-  readonly #pool: Pointer;
   #scoring: Pointer | null = null;
 
   private constructor(llama: Llama, model: Pointer, path: string, options: LoadOptions) {
@@ -55,7 +54,6 @@ export class Model {
     this.#model = model;
     this.#vocabulary = llama.vocabulary(model);
     this.threads = options.threads;
-    this.#pool = llama.newThreadpool(options.threads);
     this.context = options.context;
     this.info = {
       path,
@@ -116,7 +114,7 @@ export class Model {
         { advice: "Use a shorter context or free memory." },
       );
     }
-    this.#llama.attachThreadpool(context, this.#pool);
+    this.#llama.attachThreads(context, this.threads);
     return context;
   }
 
@@ -149,7 +147,6 @@ export class Model {
 
   free(): void {
     if (this.#scoring !== null) this.#llama.freeContext(this.#scoring);
-    this.#llama.freeThreadpool(this.#pool);
     this.#llama.freeModel(this.#model);
   }
 }
