@@ -1,6 +1,6 @@
 import { Args, Flags } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
-import { force, memory, names, splitMaxSize, threads } from "../src/cli/flags.js";
+import { names, outputFlags, outputOptions } from "../src/cli/flags.js";
 import { chunks, context, gateFlags, gatesOf, text, textMode } from "../src/cli/measure-flags.js";
 import type { BuildReport } from "../src/pipeline/build.js";
 
@@ -26,8 +26,6 @@ A build that was broken off goes on where it stopped when it is started again. F
   static override flags = {
     type: names("type", "mixes to write, in any case: Q8_0, Q4_0, or F32, F16, BF16"),
     out: Flags.string({ char: "o", description: "folder for the files and manifest.json", required: true }),
-    "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
-    "split-max-size": splitMaxSize,
     text,
     "text-mode": textMode,
     context,
@@ -54,9 +52,7 @@ A build that was broken off goes on where it stopped when it is started again. F
       default: 5,
     }),
     ...gateFlags,
-    threads,
-    memory,
-    force,
+    ...outputFlags,
   };
 
   async run(): Promise<BuildReport> {
@@ -67,8 +63,6 @@ A build that was broken off goes on where it stopped when it is started again. F
         source: args.source,
         types: flags.type,
         out: flags.out,
-        keepUnusedKv: flags["keep-unused-kv"],
-        splitMaxBytes: flags["split-max-size"],
         text: flags.text,
         mode: flags["text-mode"],
         context: flags.context,
@@ -77,9 +71,7 @@ A build that was broken off goes on where it stopped when it is started again. F
         generationTokens: flags.generation,
         repetitions: flags.repetitions,
         gates: gatesOf(flags),
-        threads: flags.threads,
-        memory: flags.memory,
-        force: flags.force,
+        ...outputOptions(flags),
       },
       await this.reporter(),
       this.signal,

@@ -1,6 +1,6 @@
 import { Args, Flags } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
-import { dryRun, force, memory, names, splitMaxSize, threads } from "../src/cli/flags.js";
+import { convertFlags, names, outputOptions } from "../src/cli/flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 
 export default class Convert extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
@@ -23,20 +23,10 @@ Keys and values of layers that share those of an earlier one are left out: nothi
   static override flags = {
     to: Flags.option({ description: "format to write", options: ["gguf"] as const, required: true })(),
     type: names("type", "mixes to write, in any case: F32, F16, BF16, Q8_0, Q4_0"),
-    out: Flags.string({
-      char: "o",
-      description: "folder, or file ending in .gguf when there is one type",
-      required: true,
-    }),
     "match-converter": Flags.boolean({
       description: "write exactly what llama.cpp's own converter writes (F32, F16, BF16, Q8_0)",
     }),
-    "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
-    "split-max-size": splitMaxSize,
-    threads,
-    memory,
-    "dry-run": dryRun,
-    force,
+    ...convertFlags,
   };
 
   async run(): Promise<{ artifacts: readonly ConvertedArtifact[] }> {
@@ -49,12 +39,8 @@ Keys and values of layers that share those of an earlier one are left out: nothi
         types: flags.type,
         out: flags.out,
         matchConverter: flags["match-converter"],
-        keepUnusedKv: flags["keep-unused-kv"],
-        splitMaxBytes: flags["split-max-size"],
-        threads: flags.threads,
-        memory: flags.memory,
+        ...outputOptions(flags),
         dryRun: flags["dry-run"],
-        force: flags.force,
       },
       await this.reporter(),
       this.signal,

@@ -1,6 +1,6 @@
-import { Args, Flags } from "@oclif/core";
+import { Args } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
-import { dryRun, force, memory, names, splitMaxSize, threads } from "../src/cli/flags.js";
+import { convertFlags, names, outputOptions } from "../src/cli/flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 
 export default class Quantize extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
@@ -22,17 +22,7 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
 
   static override flags = {
     type: names("type", "mixes to write, in any case: Q8_0, Q4_0, or F32, F16, BF16"),
-    out: Flags.string({
-      char: "o",
-      description: "folder, or file ending in .gguf when there is one type",
-      required: true,
-    }),
-    "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
-    "split-max-size": splitMaxSize,
-    threads,
-    memory,
-    "dry-run": dryRun,
-    force,
+    ...convertFlags,
   };
 
   async run(): Promise<{ artifacts: readonly ConvertedArtifact[] }> {
@@ -45,12 +35,8 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
         types: flags.type,
         out: flags.out,
         matchConverter: false,
-        keepUnusedKv: flags["keep-unused-kv"],
-        splitMaxBytes: flags["split-max-size"],
-        threads: flags.threads,
-        memory: flags.memory,
+        ...outputOptions(flags),
         dryRun: flags["dry-run"],
-        force: flags.force,
       },
       await this.reporter(),
       this.signal,

@@ -50,8 +50,8 @@ export const memory = Flags.custom<number>({
   defaultHelp: async () => formatSize(DEFAULT_MEMORY),
 })();
 
-export const splitMaxSize = Flags.custom<number>({
-  description: "write several files of at most this size, named as llama.cpp names them",
+const splitMaxSize = Flags.custom<number>({
+  description: "write several files of at most this much tensor data each, named as llama.cpp names them",
   helpValue: "SIZE",
   parse: (text) => size(text, "split-max-size"),
 })();
@@ -64,6 +64,41 @@ export const names = (flag: string, description: string) =>
     parse: async (text) => list(text, flag),
   })({ required: true });
 
-export const force = Flags.boolean({ description: "replace files that exist" });
+/** Flags of every command that writes files from a model. */
+export const outputFlags = {
+  "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
+  "split-max-size": splitMaxSize,
+  threads,
+  memory,
+  force: Flags.boolean({ description: "replace files that exist" }),
+};
 
-export const dryRun = Flags.boolean({ description: "say exactly what would be written, and write nothing" });
+/** Flags of the commands that do nothing but write. */
+export const convertFlags = {
+  out: Flags.string({
+    char: "o",
+    description: "folder, or file ending in .gguf when there is one type",
+    required: true,
+  }),
+  ...outputFlags,
+  "dry-run": Flags.boolean({ description: "say exactly what would be written, and write nothing" }),
+};
+
+interface OutputValues {
+  readonly "keep-unused-kv": boolean;
+  readonly "split-max-size": number | undefined;
+  readonly threads: number;
+  readonly memory: number;
+  readonly force: boolean;
+}
+
+/** What the pipeline calls the values of `outputFlags`. */
+export function outputOptions(flags: OutputValues) {
+  return {
+    keepUnusedKv: flags["keep-unused-kv"],
+    splitMaxBytes: flags["split-max-size"],
+    threads: flags.threads,
+    memory: flags.memory,
+    force: flags.force,
+  };
+}

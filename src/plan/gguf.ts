@@ -1,23 +1,12 @@
+import type { GgufModel } from "../../formats/gguf/types.js";
 import { findBlockType } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
 import { layerOf, quantizeOrder } from "./assign.js";
 import { PlanError } from "./errors.js";
 import { makePlan, type ModelTensor, type Plan, type PlanOptions } from "./plan.js";
 
-/** What a plan needs of a GGUF model; the reader of `formats/gguf` returns more. */
-export interface GgufSourceModel {
-  /** One path for each part. */
-  readonly paths: readonly string[];
-  readonly metadata: ReadonlyMap<string, { readonly type: string; readonly value: unknown }>;
-  readonly tensors: readonly {
-    readonly name: string;
-    readonly type: string;
-    readonly ne: readonly number[];
-    readonly part: number;
-    readonly offset: number;
-    readonly byteLength: number;
-  }[];
-}
+/** What a plan needs of a GGUF model. */
+export type GgufSourceModel = Pick<GgufModel, "paths" | "metadata" | "tensors">;
 
 export interface GgufPlanOptions extends PlanOptions {
   readonly model: GgufSourceModel;
