@@ -1,35 +1,11 @@
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { openGguf } from "../../formats/gguf/read.js";
 import { convert } from "../../src/pipeline/convert.js";
 import { silent } from "../../src/pipeline/progress.js";
 import { convertFixture, convertRequest, scratchFolder } from "../support/convert.js";
 import { llamaQuantize } from "../support/llama-quantize.js";
-
-interface Row {
-  readonly type: string;
-  readonly ne: readonly number[];
-  readonly sha256: string;
-}
-
-async function tensorsOf(path: string): Promise<Map<string, Row>> {
-  const bytes = readFileSync(path);
-  const { tensors } = await openGguf(path);
-  return new Map(
-    tensors.map(({ name, type, ne, offset, byteLength }) => [
-      name,
-      {
-        type,
-        ne,
-        sha256: createHash("sha256")
-          .update(bytes.subarray(offset, offset + byteLength))
-          .digest("hex"),
-      },
-    ]),
-  );
-}
+import { tensorHashes } from "../support/tensor-hashes.js";
 
 describe.each([
   ["Q8_0", 7],
@@ -39,8 +15,8 @@ describe.each([
     const source = await convertFixture("BF16", { matchConverter: true });
     const peerPath = join(scratchFolder(), `peer-${type}.gguf`);
     llamaQuantize(source, peerPath, fileType);
-    const peer = await tensorsOf(peerPath);
-    const ours = await tensorsOf(await convertFixture(type));
+    const peer = await tensorHashes(peerPath);
+    const ours = await tensorHashes(await convertFixture(type));
     expect([...ours.keys()].every((name) => peer.has(name))).toBe(true);
     const kept = new Map([...peer].filter(([name]) => ours.has(name)));
     expect(ours).toEqual(kept);
