@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import type { GgufValue } from "../../formats/gguf/types.js";
 import { openCheckpoint } from "../../formats/safetensors/read.js";
 import type { Checkpoint } from "../../formats/safetensors/types.js";
 import { packageRoot } from "../../src/base/paths.js";
@@ -122,11 +123,11 @@ describe("a plan of a GGUF", () => {
     const source = plan({ mix: "BF16", matchConverter: true });
     return {
       paths: ["nano.gguf"],
-      metadata: new Map<string, { type: string; value: unknown }>([
+      metadata: new Map<string, GgufValue>([
         ["general.architecture", { type: "string", value: "gemma4" }],
         ["gemma4.block_count", { type: "u32", value: 4 }],
         ["gemma4.attention.head_count", { type: "u32", value: 4 }],
-        ["gemma4.attention.head_count_kv", { type: "array", value: [1, 1, 1, 1] }],
+        ["gemma4.attention.head_count_kv", { type: "array", of: "i32", value: [1, 1, 1, 1] }],
         ["gemma4.attention.shared_kv_layers", { type: "u32", value: 2 }],
       ]),
       tensors: source.tensors.map(({ name, type, ne, byteLength }) => ({
@@ -160,15 +161,16 @@ describe("a plan of a GGUF", () => {
   it("refuses other architectures, rounded tensors and metadata that does not add up", () => {
     const refused = (overrides: Partial<GgufSourceModel>) => () =>
       planGgufSource({ model: model(overrides), mix: "Q8_0", keepUnusedKv: true });
-    const metadata = (key: string, value: unknown) =>
-      new Map([...model().metadata, [key, { type: "u32", value }] as const]);
-    expect(refused({ metadata: metadata("general.architecture", "llama") })).toThrow(
-      /"llama", expected "gemma4"/,
+    const metadata = (key: string, value: GgufValue) => new Map([...model().metadata, [key, value]]);
+    expect(
+      refused({ metadata: metadata("general.architecture", { type: "string", value: "llama" }) }),
+    ).toThrow(/"llama", expected "gemma4"/);
+    expect(refused({ metadata: metadata("gemma4.block_count", { type: "string", value: "x" }) })).toThrow(
+      /block_count is no count/,
     );
-    expect(refused({ metadata: metadata("gemma4.block_count", "x") })).toThrow(/block_count is no count/);
-    expect(refused({ metadata: metadata("gemma4.attention.head_count_kv", 0) })).toThrow(
-      /head_count_kv is 0/,
-    );
+    expect(
+      refused({ metadata: metadata("gemma4.attention.head_count_kv", { type: "u32", value: 0 }) }),
+    ).toThrow(/head_count_kv is 0/);
     expect(refused({ metadata: new Map([...model().metadata].slice(0, 1)) })).toThrow(
       /block_count is missing/,
     );
