@@ -61,9 +61,8 @@ export interface ConvertedArtifact {
 
 interface Job {
   readonly plan: Plan;
-  readonly metadata: Metadata;
   readonly output: string;
-  readonly layout: OutputLayout;
+  readonly metadata: () => Metadata;
 }
 
 /** Metadata of a checkpoint's files; the file type is the plan's, the rest is the same for all. */
@@ -197,21 +196,17 @@ async function makeFolder(output: string): Promise<void> {
   });
 }
 
-async function plan(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
+/** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
+async function planJobs(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
   const plans = request.types.map((type) => planOf(source, type, request));
   checkTypes(request, plans);
   const ofCheckpoint = source.kind === "checkpoint" ? await checkpointMetadata(source, request) : undefined;
-  return plans.map((each) => {
-    const metadata =
-      ofCheckpoint?.(each.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, each);
-    const output = outputPath(request, source, each);
-    return {
-      plan: each,
-      metadata,
-      output,
-      layout: layoutPlan(each, output, metadata, request.splitMaxBytes),
-    };
-  });
+  return plans.map((plan) => ({
+    plan,
+    output: outputPath(request, source, plan),
+    metadata: () =>
+      ofCheckpoint?.(plan.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, plan),
+  }));
 }
 
 /**
@@ -227,12 +222,13 @@ export async function convert(
   signal: AbortSignal,
 ): Promise<ConvertedArtifact[]> {
   const source = await openSource(request.source);
-  const jobs = await plan(source, request);
+  const jobs = await planJobs(source, request);
   const vouching = new Vouching(source, signal);
   const { runPlan } = await import("../quantize/quantize.js");
   const artifacts: ConvertedArtifact[] = [];
-  for (const job of jobs) {
-    const described = describe(job.plan, job.layout);
+  for (const { plan, output, metadata: makeMetadata } of jobs) {
+    const metadata = makeMetadata();
+    const described = describe(plan, layoutPlan(plan, output, metadata, request.splitMaxBytes));
     if (request.dryRun) {
       artifacts.push({ ...described, outcome: "planned", seconds: 0 });
       continue;
@@ -241,13 +237,13 @@ export async function convert(
       artifacts.push({ ...described, outcome: "unchanged", seconds: 0 });
       continue;
     }
-    await makeFolder(job.output);
+    await makeFolder(output);
     const started = performance.now();
-    reporter.start(basename(job.output));
+    reporter.start(basename(output));
     const { resumed } = await runPlan({
-      plan: job.plan,
-      output: job.output,
-      metadata: job.metadata,
+      plan,
+      output,
+      metadata,
       splitMaxBytes: request.splitMaxBytes,
       threads: request.threads,
       memoryBytes: request.memory,
