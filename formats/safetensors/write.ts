@@ -1,10 +1,5 @@
 import { join } from "node:path";
-import {
-  type AtomicFile,
-  createAtomicFile,
-  outputFailure,
-  writeFileAtomic,
-} from "../../src/base/atomic-file.js";
+import { type AtomicFile, createAtomicFile, writeFileAtomic } from "../../src/base/atomic-file.js";
 import { SafetensorsError, shown } from "./errors.js";
 import { isCount, METADATA_KEY, nameObjection, PREFIX_BYTES, tensorBytes } from "./layout.js";
 import { MAX_DIMENSIONS, MAX_HEADER_BYTES } from "./limits.js";
@@ -83,17 +78,6 @@ function encodeHeader(
   return bytes;
 }
 
-async function writeAll(file: AtomicFile, bytes: Uint8Array, position: number): Promise<void> {
-  let done = 0;
-  try {
-    while (done < bytes.byteLength) {
-      done += (await file.handle.write(bytes, done, bytes.byteLength - done, position + done)).bytesWritten;
-    }
-  } catch (error) {
-    throw outputFailure(file.path, error);
-  }
-}
-
 async function writeTensor(
   file: AtomicFile,
   { name, byteLength }: Placed,
@@ -112,7 +96,7 @@ async function writeTensor(
     if (written + chunk.byteLength > byteLength) refuse(written + chunk.byteLength);
     const position = start + written;
     written += chunk.byteLength;
-    await writeAll(file, chunk, position);
+    await file.write(chunk, position);
   });
   if (written !== byteLength && !(sparse && written === 0)) refuse(written);
 }
@@ -134,9 +118,9 @@ export async function writeSafetensors(
   const placed = place(path, tensors);
   const header = encodeHeader(path, placed, metadata);
   const size = placed.reduce((sum, { byteLength }) => sum + byteLength, header.byteLength);
-  const file = await createAtomicFile(path, { size, overwrite: true });
+  const file = await createAtomicFile(path, size);
   try {
-    await writeAll(file, header, 0);
+    await file.write(header, 0);
     let start = header.byteLength;
     for (const tensor of placed) {
       await writeTensor(file, tensor, start, fill, sparse);

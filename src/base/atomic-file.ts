@@ -88,28 +88,34 @@ export async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-export interface AtomicFileOptions {
-  /** Final size in bytes: the file gets it at once, as a hole, so that it can be written in any order. */
-  readonly size?: number;
-  /** Whether a file that is already there may be replaced; false when left out. Looked at once, on creation. */
-  readonly overwrite?: boolean;
+/** Writes all of `bytes`; the system may take less at a time. Its errors are passed on (see `outputFailure`). */
+export async function writeFully(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, position + done);
+    done += bytesWritten;
+  }
 }
 
 /** A file under a temporary name; `commit` or `abort` has to be called. */
 export class AtomicFile {
   /** Where the file will appear. */
   readonly path: string;
-  /** Where it lies until then, in the same folder, for workers that open it themselves. */
-  readonly temporaryPath: string;
-  /** Open for reading and writing; its errors are those of the operating system (see `outputFailure`). */
-  readonly handle: FileHandle;
+  readonly #temporaryPath: string;
+  readonly #handle: FileHandle;
   #open = true;
 
   /** Use `createAtomicFile`. */
   constructor(path: string, temporaryPath: string, handle: FileHandle) {
     this.path = path;
-    this.temporaryPath = temporaryPath;
-    this.handle = handle;
+    this.#temporaryPath = temporaryPath;
+    this.#handle = handle;
+  }
+
+  /** @throws OutputError when the disk does not take it */
+  async write(bytes: Uint8Array, position: number): Promise<void> {
+    await writeFully(this.#handle, bytes, position).catch((error: unknown) => {
+      throw outputFailure(this.path, error);
+    });
   }
 
   /**
@@ -119,16 +125,16 @@ export class AtomicFile {
    */
   async commit(): Promise<void> {
     try {
-      if (!temporaries.has(this.temporaryPath)) {
+      if (!temporaries.has(this.#temporaryPath)) {
         throw new OutputError(
           "output-gone",
           `${this.path}: cannot be written, its temporary file was removed.`,
         );
       }
-      await this.handle.sync();
+      await this.#handle.sync();
       await this.#close();
-      await rename(this.temporaryPath, this.path);
-      temporaries.delete(this.temporaryPath);
+      await rename(this.#temporaryPath, this.path);
+      temporaries.delete(this.#temporaryPath);
       await syncFolder(dirname(this.path));
     } catch (error) {
       await this.abort();
@@ -141,13 +147,13 @@ export class AtomicFile {
     await this.#close().catch(() => {
       // Late write errors surface on close; the file is thrown away.
     });
-    if (temporaries.delete(this.temporaryPath)) await rm(this.temporaryPath, { force: true });
+    if (temporaries.delete(this.#temporaryPath)) await rm(this.#temporaryPath, { force: true });
   }
 
   async #close(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
-    await this.handle.close();
+    await this.#handle.close();
   }
 }
 
@@ -161,17 +167,17 @@ async function whatIsThere(path: string): Promise<Stats | undefined> {
 }
 
 /**
- * Starts a file that appears under its name whole or not at all: it is written under a temporary name in
- * the same folder, flushed, renamed, and the folder is flushed.
+ * Checks that a file may be written under a name.
  *
- * @throws OutputError when the file cannot be made, or exists and `overwrite` is not set (exit code 2)
+ * @param overwrite whether a file that is already there may be replaced
+ * @throws OutputError `output-exists`, `output-kind` (exit code 2)
  */
-export async function createAtomicFile(path: string, options: AtomicFileOptions = {}): Promise<AtomicFile> {
-  const { size, overwrite = false } = options;
+export async function checkOutput(path: string, overwrite: boolean): Promise<void> {
   const present = await whatIsThere(path);
   if (present !== undefined && !present.isFile()) {
     const kind = present.isDirectory() ? "a folder" : "not a regular file";
     throw new OutputError("output-kind", `${path}: cannot be written, is ${kind}.`, {
+      exitCode: 2,
       advice: "Give the path of a file.",
     });
   }
@@ -181,14 +187,26 @@ export async function createAtomicFile(path: string, options: AtomicFileOptions 
       advice: "Choose another name, or pass --force to replace it.",
     });
   }
+}
+
+/**
+ * Starts a file that appears under its name whole or not at all: it is written under a temporary name in
+ * the same folder, flushed, renamed, and the folder is flushed. What was there is replaced.
+ *
+ * @param size final size in bytes: the file gets it at once, as a hole; it grows by writing when left out
+ * @throws OutputError when the file cannot be made
+ */
+export async function createAtomicFile(path: string, size = 0): Promise<AtomicFile> {
+  await checkOutput(path, true);
   const token = randomBytes(4).toString("hex");
   const name = `.${basename(path).slice(0, KEPT_NAME_LENGTH)}.partial-${process.pid}-${token}`;
   const temporaryPath = join(dirname(path), name);
   let file: AtomicFile | undefined;
   try {
-    file = new AtomicFile(path, temporaryPath, await open(temporaryPath, "wx+"));
+    const handle = await open(temporaryPath, "wx");
+    file = new AtomicFile(path, temporaryPath, handle);
     register(temporaryPath);
-    if (size !== undefined) await file.handle.truncate(size);
+    await handle.truncate(size);
     return file;
   } catch (error) {
     await file?.abort();
@@ -202,12 +220,12 @@ export async function createAtomicFile(path: string, options: AtomicFileOptions 
  * @throws OutputError when it cannot be written
  */
 export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
-  const file = await createAtomicFile(path, { overwrite: true });
+  const file = await createAtomicFile(path);
   try {
-    await file.handle.writeFile(data);
+    await file.write(typeof data === "string" ? new TextEncoder().encode(data) : data, 0);
   } catch (error) {
     await file.abort();
-    throw outputFailure(path, error);
+    throw error;
   }
   await file.commit();
 }

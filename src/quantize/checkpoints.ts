@@ -1,5 +1,5 @@
+import type { GgufOutput } from "../../formats/gguf/write.js";
 import type { Journal } from "./journal.js";
-import type { PartialFiles } from "./partial-files.js";
 
 /** Time between two checkpoints: this much work is lost at most when the process is killed. */
 const DEFAULT_INTERVAL_MS = 5000;
@@ -12,7 +12,7 @@ const FLUSH_BYTES = 256 * 2 ** 20;
 
 /** Notes finished tensors in the journal, in batches, after their bytes have reached the disk. */
 export class Checkpoints {
-  readonly #files: PartialFiles;
+  readonly #files: GgufOutput;
   readonly #journal: Journal;
   readonly #interval: number;
   #waiting: number[] = [];
@@ -20,7 +20,7 @@ export class Checkpoints {
   #flushed = 0;
   #running: Promise<void> | undefined;
 
-  constructor(files: PartialFiles, journal: Journal, interval = DEFAULT_INTERVAL_MS) {
+  constructor(files: GgufOutput, journal: Journal, interval = DEFAULT_INTERVAL_MS) {
     this.#files = files;
     this.#journal = journal;
     this.#interval = interval;

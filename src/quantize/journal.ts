@@ -33,11 +33,6 @@ interface JournalHead extends JournalKey {
  */
 const MAX_JOURNAL_BYTES = 16 * 2 ** 20;
 
-/** Name of the file that is written until it is complete. */
-export function partialPath(output: string): string {
-  return `${output}.partial`;
-}
-
 /** Name of the list of what the partial file holds already. */
 export function journalPath(output: string): string {
   return `${output}.journal`;
@@ -146,6 +141,11 @@ export class Journal {
       for (const index of indices) if (Number.isSafeInteger(index)) done.add(index as number);
     }
     return done;
+  }
+
+  /** Removes the journal of an earlier run, if there is one. */
+  static async discard(output: string): Promise<void> {
+    await rm(journalPath(output), { force: true });
   }
 
   /** Begins a journal, replacing one that is there. */

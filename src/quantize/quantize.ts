@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
-import { realpath, stat } from "node:fs/promises";
+import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { GgufLayout } from "../../formats/gguf/plan.js";
-import { OutputError } from "../base/atomic-file.js";
+import { createGguf, type GgufOutput, partialPath, reopenGguf } from "../../formats/gguf/write.js";
+import { checkOutput } from "../base/atomic-file.js";
 import { packageVersion } from "../base/paths.js";
 import { rowBytes } from "../blocks/table.js";
 import type { Plan, PlannedTensor } from "../plan/plan.js";
@@ -11,17 +12,10 @@ import { runTiles } from "../pool/pool.js";
 import type { TensorJob } from "../pool/tiles.js";
 import { Checkpoints } from "./checkpoints.js";
 import { QuantizeError } from "./errors.js";
-import {
-  identify,
-  type InputIdentity,
-  Journal,
-  type JournalKey,
-  journalPath,
-  partialPath,
-} from "./journal.js";
+import { identify, type InputIdentity, Journal, type JournalKey, journalPath } from "./journal.js";
 import { layoutPlan, type Metadata } from "./layout.js";
 import { Pace } from "./pace.js";
-import { checkSpace, PartialFiles, partialsFit } from "./partial-files.js";
+import { checkSpace } from "./space.js";
 
 /** A running plan, about ten times a second. */
 export interface QuantizeProgress {
@@ -53,6 +47,7 @@ export interface RunPlanOptions {
   /** Whether files that are there may be replaced. */
   readonly overwrite?: boolean;
   readonly signal?: AbortSignal | undefined;
+  /** What it throws ends the run, as an abort does. */
   readonly onProgress?: (progress: QuantizeProgress) => void;
   /** Time between two checkpoints of the journal; five seconds when left out. */
   readonly checkpointMs?: number;
@@ -77,14 +72,14 @@ export interface RunPlanResult {
  * @throws OutputError, QuantizeError, PoolError, GgufError; the signal's reason after an abort
  */
 export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
-  const { plan, signal } = options;
+  const { plan, signal, overwrite = false } = options;
   const output = resolve(options.output);
   signal?.throwIfAborted();
   const { layout, paths, size } = layoutPlan(plan, output, options.metadata, options.splitMaxBytes);
   const inputPaths = [
     ...new Set(plan.tensors.flatMap(({ origin }) => (origin.kind === "file" ? [resolve(origin.path)] : []))),
   ];
-  await checkPaths(inputPaths, output, paths, options.overwrite ?? false);
+  await checkPaths(inputPaths, output, paths, overwrite);
   const inputs = await Promise.all(inputPaths.map((path) => identify(path)));
   const key: JournalKey = {
     version: packageVersion(),
@@ -92,13 +87,16 @@ export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
     header: hashHeaders(layout),
     inputs,
   };
-  const finished = await Journal.finished(output, key, options.overwrite ?? false);
-  const resuming = finished !== undefined && finished.size > 0 && (await partialsFit(paths, layout));
+  const finished = await Journal.finished(output, key, overwrite);
   await checkSpace(paths, layout);
-  const done = new Set(resuming ? finished : []);
-  const files = await PartialFiles.open(paths, layout, resuming);
+  const left = finished && finished.size > 0 ? await reopenGguf(output, layout, { overwrite }) : undefined;
+  // A journal must not outlive the files that it tells of.
+  if (left === undefined) await Journal.discard(output);
+  const files = left ?? (await createGguf(output, layout, { overwrite }));
+  const done = new Set(left && finished);
+  const resumed = done.size;
   const journal = await Journal.create(output, key, done).catch(async (error: unknown) => {
-    await (resuming ? files.close() : files.remove());
+    await (left === undefined ? files.abort() : files.suspend());
     throw error;
   });
   const run = new Run(options, layout, files, journal, done);
@@ -108,10 +106,11 @@ export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
     await files.commit();
     await journal.remove();
   } catch (error) {
-    await run.leave(error);
+    // The first error is the one to tell.
+    await run.leave(error).catch(() => {});
     throw error;
   }
-  return { paths, bytes: size, resumed: resuming ? finished.size : 0 };
+  return { paths, bytes: size, resumed };
 }
 
 /** Failures that the same run would meet again. */
@@ -120,7 +119,7 @@ const HOPELESS: ReadonlySet<string> = new Set(["non-finite", "out-of-range"]);
 class Run {
   readonly #options: RunPlanOptions;
   readonly #layout: GgufLayout;
-  readonly #files: PartialFiles;
+  readonly #files: GgufOutput;
   readonly #journal: Journal;
   /** Indices of finished tensors. */
   readonly #done: Set<number>;
@@ -129,7 +128,7 @@ class Run {
   constructor(
     options: RunPlanOptions,
     layout: GgufLayout,
-    files: PartialFiles,
+    files: GgufOutput,
     journal: Journal,
     done: Set<number>,
   ) {
@@ -163,12 +162,19 @@ class Run {
       onProgress: ({ bytesRead, bytesWritten, finished }) => {
         const tensors = finished.flatMap((job) => indices[job] ?? []);
         for (const index of tensors) this.#done.add(index);
-        report(bytesRead, bytesWritten);
+        // An error of the caller's own, in a timer, would end the process.
+        try {
+          if (!stop.signal.aborted) report(bytesRead, bytesWritten);
+        } catch (error) {
+          stop.abort(error);
+        }
         this.#checkpoints.note(tensors, bytesWritten, (error) => stop.abort(error));
       },
     });
     await this.#checkpoints.settle();
     stop.signal.throwIfAborted();
+    // Should the files not get their names, none of the work is lost.
+    await this.#checkpoints.finish();
   }
 
   /** What to leave behind after a failure: partial files to go on from, or nothing. */
@@ -179,32 +185,34 @@ class Run {
     );
     await this.#checkpoints.settle();
     if (hopeless || !started || (error instanceof QuantizeError && error.code === "input-changed")) {
-      await this.#files.remove();
+      await this.#files.abort();
       await this.#journal.remove();
       return;
     }
-    // The first error is the one to tell; a journal that misses a few tensors only costs time.
+    // A journal that misses a few tensors only costs time.
     await this.#checkpoints.finish().catch(() => {});
-    await this.#files.close();
+    await this.#files.suspend();
     await this.#journal.close();
   }
 
   async #writeGenerated(index: number, data: Uint8Array): Promise<void> {
-    const { part = 0, offset = 0, byteLength } = this.#layout.tensors[index] ?? {};
-    if (byteLength !== data.length) throw new RangeError(`generated tensor ${index} is not F32`);
-    await this.#files.write(part, data, offset);
+    const tensor = this.#layout.tensors[index];
+    if (tensor?.byteLength !== data.length) throw new RangeError(`generated tensor ${index} is not F32`);
+    await this.#files.writeTensorRange(tensor, 0, data);
     this.#done.add(index);
   }
 
   #job({ name, ne, values, origin, type }: PlannedTensor, index: number): TensorJob {
     const place = this.#layout.tensors[index];
-    if (origin.kind !== "file" || place === undefined) throw new RangeError(`tensor ${name} has no file`);
+    const part = this.#files.parts[place?.part ?? -1];
+    if (origin.kind !== "file" || place === undefined || part === undefined)
+      throw new RangeError(`tensor ${name} has no file`);
     const row = ne[0] ?? 1;
     return {
       name,
       input: origin.path,
       inputOffset: origin.offset,
-      output: this.#files.path(place.part),
+      output: part.temporaryPath,
       outputOffset: place.offset,
       source: origin.type,
       target: type,
@@ -269,21 +277,7 @@ async function checkPaths(
       advice: "Choose another output.",
     });
   }
-  for (const path of paths) {
-    const present = await stat(path).catch(() => undefined);
-    if (present === undefined) continue;
-    if (!present.isFile()) {
-      throw new OutputError("output-kind", `${path}: cannot be written, is a folder or a special file.`, {
-        exitCode: 2,
-      });
-    }
-    if (!overwrite) {
-      throw new OutputError("output-exists", `${path}: is there already.`, {
-        exitCode: 2,
-        advice: "Choose another name, or pass --force to replace it.",
-      });
-    }
-  }
+  for (const path of paths) await checkOutput(path, overwrite);
 }
 
 /** The bytes are of one state of the inputs, or they are of none. */

@@ -2,10 +2,11 @@ import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import {
+  checkOutput,
   createAtomicFile,
   OutputError,
   outputFailure,
@@ -28,12 +29,11 @@ describe("a file that appears whole or not at all", () => {
   test("appears under its name when it is committed, not before", async () => {
     const path = join(folder, "out.bin");
     const file = await createAtomicFile(path);
-    expect(dirname(file.temporaryPath)).toBe(folder);
-    expect(basename(file.temporaryPath)).toMatch(
-      new RegExp(`^\\.out\\.bin\\.partial-${process.pid}-[0-9a-f]{8}$`),
-    );
-    await file.handle.write("whole");
-    expect(await readdir(folder)).toEqual([basename(file.temporaryPath)]);
+    await file.write(Buffer.from("le"), 3);
+    await file.write(Buffer.from("who"), 0);
+    expect(await readdir(folder)).toEqual([
+      expect.stringMatching(new RegExp(`^\\.out\\.bin\\.partial-${process.pid}-[0-9a-f]{8}$`)),
+    ]);
     await file.commit();
     expect(await readdir(folder)).toEqual(["out.bin"]);
     expect(await readFile(path, "utf8")).toBe("whole");
@@ -50,20 +50,19 @@ describe("a file that appears whole or not at all", () => {
 
   test("has its size at once, without taking the space", async () => {
     const size = 64 * 2 ** 20;
-    const file = await createAtomicFile(join(folder, "out.bin"), { size });
-    await file.handle.write(Buffer.from("end"), 0, 3, size - 3);
+    const file = await createAtomicFile(join(folder, "out.bin"), size);
+    await file.write(Buffer.from("end"), size - 3);
     await file.commit();
     const found = await stat(file.path);
     expect(found.size).toBe(size);
     expect(found.blocks * 512).toBeLessThan(2 ** 20);
   });
 
-  test("keeps what is there until it is committed, and refuses to replace it unasked", async () => {
+  test("keeps what is there until it is committed", async () => {
     const path = join(folder, "out.bin");
     await writeFile(path, "old");
-    await expect(createAtomicFile(path)).rejects.toMatchObject({ code: "output-exists", exitCode: 2 });
-    const file = await createAtomicFile(path, { overwrite: true });
-    await file.handle.write("new");
+    const file = await createAtomicFile(path);
+    await file.write(Buffer.from("new"), 0);
     expect(await readFile(path, "utf8")).toBe("old");
     await file.commit();
     expect(await readFile(path, "utf8")).toBe("new");
@@ -81,7 +80,7 @@ describe("a file that appears whole or not at all", () => {
   test("goes away with all others on removeAllTemporaries, and cannot be committed then", async () => {
     const path = join(folder, "a.bin");
     await writeFile(path, "old");
-    const first = await createAtomicFile(path, { overwrite: true });
+    const first = await createAtomicFile(path);
     const second = await createAtomicFile(join(folder, "b.bin"));
     removeAllTemporaries();
     expect(await readdir(folder)).toEqual(["a.bin"]);
@@ -125,14 +124,23 @@ describe("an output that cannot be written", () => {
       [join(folder, "x".repeat(256)), "output-name"],
     ] as const;
     for (const [path, code] of cases) {
-      const error: unknown = await createAtomicFile(path, { overwrite: true }).catch(
-        (error: unknown) => error,
-      );
+      const error: unknown = await createAtomicFile(path).catch((error: unknown) => error);
       expect(error).toBeInstanceOf(OutputError);
-      expect(error).toMatchObject({ code, exitCode: 1, advice: expect.stringMatching(/\.$/) as string });
+      const exitCode = code === "output-kind" ? 2 : 1;
+      expect(error).toMatchObject({ code, exitCode, advice: expect.stringMatching(/\.$/) as string });
       expect((error as OutputError).message).toContain(path);
     }
     expect((await readdir(folder)).toSorted()).toEqual(["file", "folder"]);
+  });
+
+  test("is refused when it would replace something unasked", async () => {
+    const path = join(folder, "out.bin");
+    await checkOutput(path, false);
+    await writeFile(path, "old");
+    await expect(checkOutput(path, false)).rejects.toMatchObject({ code: "output-exists", exitCode: 2 });
+    await checkOutput(path, true);
+    await expect(checkOutput(folder, true)).rejects.toMatchObject({ code: "output-kind", exitCode: 2 });
+    await expect(checkOutput(join(path, "in it"), true)).rejects.toMatchObject({ code: "output-folder" });
   });
 
   test.each([

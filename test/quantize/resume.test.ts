@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
-import { copyFile, mkdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
+import { mkdirSync } from "node:fs";
+import { copyFile, mkdir, readFile, rm, rmdir, utimes, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -147,6 +148,41 @@ describe("a run that is broken off", () => {
       expect((await readFile(output)).equals(await wholeFile("Q6_K"))).toBe(true);
       await rm(output);
     }
+  });
+
+  it("by its own progress report rejects with what that threw, and is continued", async () => {
+    const folder = await place("throws");
+    const output = join(folder, "out.gguf");
+    const failure = new Error("the bar broke");
+    let calls = 0;
+    const onProgress: RunPlanOptions["onProgress"] = ({ tensor }) => {
+      if (tensor === "token_embd.weight") return;
+      calls += 1;
+      throw failure;
+    };
+    await expect(run(output, { mix: "Q6_K" }, { onProgress })).rejects.toBe(failure);
+    expect(calls).toBe(1);
+    expect(await filesIn(folder)).toEqual(["out.gguf.journal", "out.gguf.partial"]);
+    const done = (await journalled(output)).length;
+    expect(await run(output, { mix: "Q6_K" })).toMatchObject({ resumed: done });
+    expect((await readFile(output)).equals(await wholeFile("Q6_K"))).toBe(true);
+  });
+
+  it("at the very end, by something in the way of its name, keeps its work", async () => {
+    const folder = await place("name-taken");
+    const output = join(folder, "out.gguf");
+    const running = run(
+      output,
+      { mix: "Q6_K" },
+      { onProgress: () => mkdirSync(output, { recursive: true }) },
+    );
+    await expect(running).rejects.toMatchObject({ code: "output-kind" });
+    expect(await filesIn(folder)).toEqual(["out.gguf", "out.gguf.journal", "out.gguf.partial"]);
+    await rmdir(output);
+    const { plan } = await prepare(source, { mix: "Q6_K" });
+    const { resumed } = await run(output, { mix: "Q6_K" });
+    expect(resumed).toBe(plan.tensors.filter(({ origin }) => origin.kind === "file").length);
+    expect((await readFile(output)).equals(await wholeFile("Q6_K"))).toBe(true);
   });
 
   it("of an aborted signal writes nothing at all", async () => {

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
@@ -9,13 +9,13 @@ import {
 } from "@huggingface/gguf";
 import type { GGUFTypedMetadata } from "@huggingface/gguf";
 import * as fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { GgufError } from "../../../formats/gguf/errors.js";
 import { openGguf, readGguf } from "../../../formats/gguf/read.js";
 import { TENSOR_TYPES, tensorType } from "../../../formats/gguf/tensor-types.js";
 import { GGUF_VALUE_TYPES, type GgufValue } from "../../../formats/gguf/types.js";
 import { gguf } from "../../../formats/gguf/values.js";
-import { createGguf, partNames, planGguf } from "../../../formats/gguf/write.js";
+import { createGguf, partialPath, partNames, planGguf, reopenGguf } from "../../../formats/gguf/write.js";
 import type { GgufPlan } from "../../../formats/gguf/plan.js";
 import { OutputError } from "../../../src/base/atomic-file.js";
 import { hasGgml, readWithGgml } from "../../support/ggml.js";
@@ -311,12 +311,12 @@ describe("files in the making", () => {
     ],
   };
 
-  test("are written in any order, by handle or by path, and padded with zeros", async () => {
+  test("are written in any order, by range or by path, and padded with zeros", async () => {
     const folder = temporaryFolder();
     const path = join(folder, "m.gguf");
     const layout = planGguf(plan);
     const output = await createGguf(path, layout);
-    expect(readdirSync(folder)).not.toContain("m.gguf");
+    expect(readdirSync(folder)).toEqual(["m.gguf.partial"]);
     const [a, b, c] = layout.tensors;
     await output.writeTensorRange(c!, 40, tensorData(2, 77).subarray(40));
     const worker = await open(output.parts[0]!.temporaryPath, "r+");
@@ -367,25 +367,143 @@ describe("files in the making", () => {
     expect(readdirSync(folder).toSorted()).toEqual(partNames("m.gguf", 3).toSorted());
   });
 
+  /** What an open file does to be flushed, for a test that lets it fail. */
+  async function flushes(folder: string) {
+    const probe = await open(folder, "r");
+    const prototype = Object.getPrototypeOf(probe) as typeof probe;
+    await probe.close();
+    const spy = vi.spyOn(prototype, "sync");
+    onTestFinished(() => spy.mockRestore());
+    return spy;
+  }
+
   test("appear all or not at all", async () => {
     const folder = temporaryFolder();
     const path = join(folder, "m.gguf");
     const output = await createGguf(path, planGguf({ ...plan, split: { maxTensors: 1 } }));
-    // A part that cannot be flushed any more stands for a disk that fails.
-    await output.parts[1]!.handle.close();
-    await expect(output.commit()).rejects.toThrow("closed");
+    const spy = await flushes(folder);
+    const failure = Object.assign(new Error("disk"), { code: "EIO" });
+    spy.mockResolvedValueOnce().mockRejectedValueOnce(failure);
+    const second = output.parts[1]!.path;
+    await expect(output.commit()).rejects.toMatchObject({
+      code: "output-device",
+      message: expect.stringContaining(second) as unknown,
+    });
+    expect(readdirSync(folder).toSorted()).toEqual(partNames("m.gguf", 3).map((name) => `${name}.partial`));
+    await output.abort();
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  test("take back the parts that have appeared when a later one cannot", async () => {
+  test.each([false, true])(
+    "take back the parts that have appeared when a later one cannot, replacing or not: %s",
+    async (overwrite) => {
+      const folder = temporaryFolder();
+      const path = join(folder, "m.gguf");
+      const layout = planGguf({ ...plan, split: { maxTensors: 1 } });
+      const [first, , third] = partNames(path, 3);
+      if (overwrite) writeFileSync(third!, "old");
+      const output = await createGguf(path, layout, { overwrite });
+      // Parts appear from the last to the first; a folder in the way of the first stops its rename.
+      mkdirSync(join(first!, "in-the-way"), { recursive: true });
+      await expect(output.commit()).rejects.toThrow("00001-of-00003");
+      expect(readdirSync(folder).toSorted()).toEqual(
+        [first!, ...partNames(path, 3).map(partialPath)].map((each) => each.slice(folder.length + 1)),
+      );
+      await output.abort();
+      expect(readdirSync(folder)).toEqual(["m-00001-of-00003.gguf"]);
+    },
+  );
+
+  test("take back all when the folder cannot be flushed", async () => {
+    const folder = temporaryFolder();
+    const output = await createGguf(join(folder, "m.gguf"), planGguf(plan));
+    const spy = await flushes(folder);
+    spy.mockResolvedValueOnce().mockRejectedValueOnce(Object.assign(new Error("disk"), { code: "EIO" }));
+    await expect(output.commit()).rejects.toMatchObject({ code: "output-device" });
+    expect(readdirSync(folder)).toEqual(["m.gguf.partial"]);
+    await output.suspend();
+    expect(readdirSync(folder)).toEqual(["m.gguf.partial"]);
+  });
+
+  test("can be suspended, and reopened with what was written", async () => {
     const folder = temporaryFolder();
     const path = join(folder, "m.gguf");
     const layout = planGguf({ ...plan, split: { maxTensors: 1 } });
+    const [a, b, c] = layout.tensors;
     const output = await createGguf(path, layout);
-    // Parts appear from the last to the first; a folder in the way of the first stops its rename.
-    const [first] = partNames(path, 3);
-    mkdirSync(join(first!, "in-the-way"), { recursive: true });
-    await expect(output.commit()).rejects.toThrow("00001-of-00003");
-    expect(readdirSync(folder)).toEqual(["m-00001-of-00003.gguf"]);
+    await output.writeTensorRange(a!, 0, tensorData(0, 12));
+    await output.writeTensorRange(b!, 0, tensorData(1, 50));
+    await output.sync();
+    await output.suspend();
+    // What is suspended is no longer its own to remove.
+    await output.abort();
+    expect(readdirSync(folder).toSorted()).toEqual(partNames("m.gguf", 3).map((name) => `${name}.partial`));
+
+    const again = await reopenGguf(path, layout);
+    expect(again?.parts).toEqual(output.parts);
+    await again!.writeTensorRange(b!, 50, tensorData(1, 90).subarray(50));
+    await again!.writeTensorRange(c!, 0, tensorData(2, 77));
+    await again!.commit();
+    await again!.abort();
+    const whole = await write({ ...plan, split: { maxTensors: 1 } }, join(folder, "n.gguf"));
+    for (const [index, part] of partNames(path, 3).entries()) {
+      expect(readFileSync(part).equals(readFileSync(whole[index]!))).toBe(true);
+    }
+    expect(readdirSync(folder)).toHaveLength(6);
+  });
+
+  test("are not reopened when one is missing or of another size, or when their names are taken", async () => {
+    const folder = temporaryFolder();
+    const path = join(folder, "m.gguf");
+    const layout = planGguf({ ...plan, split: { maxTensors: 1 } });
+    expect(await reopenGguf(path, layout)).toBeUndefined();
+    const output = await createGguf(path, layout);
+    await output.suspend();
+    const { temporaryPath } = output.parts[1]!;
+    writeFileSync(temporaryPath, "short");
+    expect(await reopenGguf(path, layout)).toBeUndefined();
+    rmSync(temporaryPath);
+    expect(await reopenGguf(path, layout)).toBeUndefined();
+    expect(readdirSync(folder)).toHaveLength(2);
+    mkdirSync(temporaryPath);
+    await expect(reopenGguf(path, layout)).rejects.toMatchObject({ code: "output-kind" });
+    rmdirSync(temporaryPath);
+
+    await (await createGguf(path, layout)).suspend();
+    writeFileSync(partNames(path, 3)[2]!, "precious");
+    await expect(reopenGguf(path, layout)).rejects.toMatchObject({ code: "output-exists" });
+    await (await reopenGguf(path, layout, { overwrite: true }))!.commit();
+    expect(readdirSync(folder).toSorted()).toEqual(partNames("m.gguf", 3));
+  });
+
+  test("begin empty where an earlier run left something", async () => {
+    const path = join(temporaryFolder(), "m.gguf");
+    const layout = planGguf(plan);
+    const output = await createGguf(path, layout);
+    for (const tensor of layout.tensors) {
+      await output.writeTensorRange(tensor, 0, new Uint8Array(tensor.byteLength).fill(255));
+    }
+    await output.suspend();
+    await (await createGguf(path, layout)).commit();
+    const expected = Buffer.alloc(layout.size);
+    expected.set(layout.parts[0]!.header);
+    expect(readFileSync(path).equals(expected)).toBe(true);
+  });
+
+  test("name the file that cannot be made, and leave no other", async () => {
+    const folder = temporaryFolder();
+    const path = join(folder, "m.gguf");
+    const layout = planGguf({ ...plan, split: { maxTensors: 1 } });
+    const [, second] = partNames(path, 3);
+    mkdirSync(partialPath(second!));
+    await expect(createGguf(path, layout)).rejects.toMatchObject({
+      code: "output-kind",
+      message: expect.stringContaining(second!) as unknown,
+    });
+    expect(readdirSync(folder)).toHaveLength(1);
+    await expect(createGguf(join(folder, "none", "m.gguf"), planGguf(plan))).rejects.toMatchObject({
+      code: "output-folder",
+      message: expect.stringContaining(join(folder, "none", "m.gguf")) as unknown,
+    });
   });
 });
