@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { outputFailure } from "../base/atomic-file.js";
+import { checkOutput, outputFailure } from "../base/atomic-file.js";
 import type { GgufEntry } from "../gemma4/gguf/entries.js";
 import { planCheckpoint } from "../plan/checkpoint.js";
 import { planGgufSource } from "../plan/gguf.js";
@@ -132,7 +132,9 @@ function planIdentity(plan: Plan, { layout }: OutputLayout): string {
   return hash.digest("hex");
 }
 
-function describe(plan: Plan, output: OutputLayout): Omit<ConvertedArtifact, "outcome" | "seconds"> {
+type Described = Omit<ConvertedArtifact, "outcome" | "seconds">;
+
+function describe(plan: Plan, output: OutputLayout): Described {
   return {
     type: plan.mix,
     files: output.paths,
@@ -224,17 +226,19 @@ export async function convert(
   const source = await openSource(request.source);
   const jobs = await planJobs(source, request);
   const vouching = new Vouching(source, signal);
+  const described: (Described & { readonly unchanged: boolean })[] = [];
+  for (const { plan, output, metadata } of jobs) {
+    const one = describe(plan, layoutPlan(plan, output, metadata(), request.splitMaxBytes));
+    const unchanged = !request.dryRun && (await vouching.holds(one));
+    if (!request.dryRun && !unchanged) for (const path of one.files) await checkOutput(path, request.force);
+    described.push({ ...one, unchanged });
+  }
   const { runPlan } = await import("../quantize/quantize.js");
   const artifacts: ConvertedArtifact[] = [];
-  for (const { plan, output, metadata: makeMetadata } of jobs) {
-    const metadata = makeMetadata();
-    const described = describe(plan, layoutPlan(plan, output, metadata, request.splitMaxBytes));
-    if (request.dryRun) {
-      artifacts.push({ ...described, outcome: "planned", seconds: 0 });
-      continue;
-    }
-    if (await vouching.holds(described)) {
-      artifacts.push({ ...described, outcome: "unchanged", seconds: 0 });
+  for (const [index, { plan, output, metadata }] of jobs.entries()) {
+    const { unchanged, ...one } = described[index] as (typeof described)[number];
+    if (request.dryRun || unchanged) {
+      artifacts.push({ ...one, outcome: unchanged ? "unchanged" : "planned", seconds: 0 });
       continue;
     }
     await makeFolder(output);
@@ -243,7 +247,7 @@ export async function convert(
     const { resumed } = await runPlan({
       plan,
       output,
-      metadata,
+      metadata: metadata(),
       splitMaxBytes: request.splitMaxBytes,
       threads: request.threads,
       memoryBytes: request.memory,
@@ -254,7 +258,7 @@ export async function convert(
     });
     reporter.finish(resumed > 0 ? `continued behind ${resumed} tensors` : "written");
     const seconds = (performance.now() - started) / 1000;
-    artifacts.push({ ...described, outcome: resumed > 0 ? "continued" : "written", seconds });
+    artifacts.push({ ...one, outcome: resumed > 0 ? "continued" : "written", seconds });
   }
   return artifacts;
 }

@@ -241,6 +241,15 @@ describe("quantize refuses", () => {
     expect(readFileSync(out).subarray(0, 4).toString()).toBe("GGUF");
   });
 
+  it("to begin when the last of several files is in the way", async () => {
+    const out = scratchFolder();
+    writeFileSync(join(out, "nano-e-Q4_0.gguf"), "precious");
+    const run = await runCommand(Quantize, [nanoCheckpoint, "--type", "Q8_0,Q4_0", "--out", out]);
+    expect(run.code).toBe(2);
+    expect(run.stderr).toMatch(/nano-e-Q4_0\.gguf.*there already/);
+    expect(readdirSync(out)).toEqual(["nano-e-Q4_0.gguf"]);
+  });
+
   it("an output that cannot be a folder", async () => {
     const file = join(scratchFolder(), "file");
     writeFileSync(file, "");
