@@ -1,5 +1,5 @@
 // Makes large checkpoints for the benches: an E2B-like model with real row widths, and the miniature
-// fixture's tokenizer, filled up to the vocabulary asked for.
+// fixture's tokenizer, grown to the vocabulary asked for.
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -49,6 +49,30 @@ function normals() {
   return new Uint8Array(halves.buffer);
 }
 
+/** What every published Gemma 4 has for its 262,144 tokens. */
+const MERGES_PER_TOKEN = 514_906 / 262_144;
+
+/**
+ * Fills the fixture's tokenizer up to a vocabulary: made-up words in place of the unused tokens, and as
+ * many merges as a real tokenizer of that size has, each of which makes one of these words.
+ */
+function growTokenizer({ model }, vocabulary) {
+  const wanted = Math.round(vocabulary * MERGES_PER_TOKEN);
+  const words = [];
+  for (let id = FIXTURE_TOKENS; id < vocabulary; id++) {
+    // 5 to 6 letters from a multiplicative walk: no word twice, no order that a parser could profit from.
+    const word = `▁${((id * 2_654_435_761) % 2 ** 31).toString(36)}`;
+    model.vocab[word] = id;
+    words.push(word);
+  }
+  for (let cut = 1; model.merges.length < wanted && words.length > 0; cut++) {
+    for (const word of words) {
+      if (model.merges.length < wanted && cut < word.length)
+        model.merges.push([word.slice(0, cut), word.slice(cut)]);
+    }
+  }
+}
+
 /**
  * @param {string} folder made when it does not exist
  * @param {{ bytes: number, vocabulary?: number, sparse?: boolean }} options weights of about this many
@@ -70,7 +94,7 @@ export async function makeCheckpoint(folder, { bytes, vocabulary = FIXTURE_TOKEN
     await copyFile(join(FIXTURE, file), join(folder, file));
   }
   const tokenizer = JSON.parse(await readFile(join(FIXTURE, "tokenizer.json"), "utf8"));
-  for (let id = FIXTURE_TOKENS; id < vocabulary; id++) tokenizer.model.vocab[`<unused${id}>`] = id;
+  if (vocabulary > FIXTURE_TOKENS) growTokenizer(tokenizer, vocabulary);
   await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
 
   const tensors = listWeights(parseConfig(json, "config.json")).map((weight) => ({

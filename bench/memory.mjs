@@ -1,6 +1,7 @@
 // Peak resident memory of the real command on a large checkpoint, under several ceilings:
 //
-//   npm run build && node bench/memory.mjs [--size MiB] [--vocabulary N] [--folder DIR] [--type TYPE]
+//   npm run build && node bench/memory.mjs [--size MiB] [--vocabulary N] [--folder DIR] [--type TYPE,…]
+//     [--ceilings MiB,…] [--threads N,…]
 //
 // The checkpoint (4 GiB unless told) is a file of holes: it reads as zeros and takes no space. The promise
 // is a peak of at most --memory and 150 MiB on top; the exit code is 1 when it is broken.
@@ -18,7 +19,9 @@ const { values: flags } = parseArgs({
     // What every published Gemma 4 has.
     vocabulary: { type: "string", default: "262144" },
     folder: { type: "string", default: tmpdir() },
-    type: { type: "string", default: "Q4_0" },
+    type: { type: "string", default: "BF16,Q8_0,Q4_0" },
+    ceilings: { type: "string", default: "1024,256,128,64" },
+    threads: { type: "string", default: "2,16" },
   },
 });
 const MiB = 2 ** 20;
@@ -45,26 +48,21 @@ function peakOf(args) {
   return Math.max(...[...stderr.matchAll(/^peak (\d+)$/gm)].map(([, kilobytes]) => Number(kilobytes))) / 1024;
 }
 
-for (const [ceiling, threads] of [
-  [1024, 2],
-  [1024, 16],
-  [128, 2],
-  [128, 16],
-  [64, 2],
-]) {
-  const out = join(folder, "out.gguf");
-  const peak = peakOf(
-    ["convert", checkpoint, "--to", "gguf", "--type", flags.type, "--out", out, "--force"].concat([
-      "--memory",
-      `${ceiling}MiB`,
-      "--threads",
-      String(threads),
-    ]),
+const cases = flags.type
+  .split(",")
+  .flatMap((type) =>
+    flags.ceilings
+      .split(",")
+      .flatMap((ceiling) => flags.threads.split(",").map((threads) => ({ type, ceiling, threads }))),
   );
+for (const { type, ceiling, threads } of cases) {
+  const out = join(folder, "out.gguf");
+  const what = ["--type", type, "--memory", `${ceiling}MiB`, "--threads", threads];
+  const peak = peakOf(["convert", checkpoint, "--to", "gguf", "--out", out, "--force", ...what]);
   rmSync(out);
-  const kept = peak <= ceiling + 150;
-  if (!kept) process.exitCode = 1;
+  const limit = Number(ceiling) + 150;
+  if (peak > limit) process.exitCode = 1;
   console.log(
-    `--memory ${ceiling}MiB --threads ${threads}: peak ${peak.toFixed(0)} MiB, ${kept ? "inside" : "ABOVE"} ${ceiling + 150} MiB`,
+    `${what.join(" ")}: peak ${peak.toFixed(0)} MiB, ${peak <= limit ? "inside" : "ABOVE"} ${limit} MiB`,
   );
 }
