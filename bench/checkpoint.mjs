@@ -95,7 +95,8 @@ export async function makeCheckpoint(folder, { bytes, vocabulary = FIXTURE_TOKEN
   }
   const tokenizer = JSON.parse(await readFile(join(FIXTURE, "tokenizer.json"), "utf8"));
   if (vocabulary > FIXTURE_TOKENS) growTokenizer(tokenizer, vocabulary);
-  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+  // Indented as published ones are, which makes 32 MB of the real vocabulary.
+  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer, null, 2));
 
   const tensors = listWeights(parseConfig(json, "config.json")).map((weight) => ({
     name: `model.language_model.${weight.name}`,

@@ -26,10 +26,17 @@ const { values: flags } = parseArgs({
 });
 const MiB = 2 ** 20;
 const PROGRAM = fileURLToPath(new URL("../bin/run.js", import.meta.url));
-/** Runs inside the command and says its peak at the end; workers say the same of the whole process. */
-const REPORT = `data:text/javascript,${encodeURIComponent(
-  'import { writeSync } from "node:fs"; process.on("exit", () => writeSync(2, `\\npeak ${process.resourceUsage().maxRSS}\\n`));',
-)}`;
+/**
+ * Runs inside the command and says its peak at the end. Linux counts the parent's peak in a child's
+ * resourceUsage, so there the high-water mark of the process's own pages is read.
+ */
+const REPORT = `data:text/javascript,${encodeURIComponent(`
+  import { readFileSync, writeSync } from "node:fs";
+  process.on("exit", () => {
+    const own = process.platform === "linux" && /^VmHWM:\\s*(\\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"));
+    writeSync(2, "\\npeak " + (own ? own[1] : process.resourceUsage().maxRSS) + "\\n");
+  });
+`)}`;
 
 const folder = mkdtempSync(join(flags.folder, "lapidary-memory-"));
 process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
@@ -45,7 +52,9 @@ function peakOf(args) {
     encoding: "utf8",
   });
   if (status !== 0) throw new Error(`lapidary ${args.join(" ")} ended with ${status}: ${stderr}`);
-  return Math.max(...[...stderr.matchAll(/^peak (\d+)$/gm)].map(([, kilobytes]) => Number(kilobytes))) / 1024;
+  const peak = /^peak (\d+)$/m.exec(stderr)?.[1];
+  if (peak === undefined) throw new Error(`lapidary ${args.join(" ")} did not say its peak: ${stderr}`);
+  return Number(peak) / 1024;
 }
 
 const cases = flags.type

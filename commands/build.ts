@@ -78,7 +78,7 @@ A build that was broken off goes on where it stopped when it is started again. F
     );
     if (!this.jsonEnabled()) {
       const { renderManifest } = await import("../src/cli/manifest.js");
-      this.log(await renderManifest(report.manifest, flags.out));
+      this.log(await renderManifest(report.manifest, report.built, flags.out));
     }
     this.gate(report.missed.map(({ file, message }) => `${file}: ${message}`));
     return report;

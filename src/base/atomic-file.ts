@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { rmSync, type Stats } from "node:fs";
-import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LapidaryError } from "./errors.js";
 
@@ -24,6 +24,11 @@ const FAILURES: Readonly<Record<string, readonly [code: string, what: string, ad
   EROFS: ["output-denied", "the file system is read-only", "Choose a folder that you may write to."],
   ENOENT: ["output-folder", "its folder does not exist", "Make the folder first."],
   ENOTDIR: ["output-folder", "what should be its folder is a file", "Choose a path inside a folder."],
+  EEXIST: [
+    "output-folder",
+    "what should be a folder is a file",
+    "Choose a folder, or a path ending in .gguf.",
+  ],
   EISDIR: ["output-kind", "is a folder", "Give the path of a file."],
   ENAMETOOLONG: ["output-name", "the name is longer than the file system allows", "Choose a shorter name."],
   EIO: ["output-device", "the device reports an error", "Check the disk, or write to another one."],
@@ -228,4 +233,15 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array): 
     throw error;
   }
   await file.commit();
+}
+
+/**
+ * Makes a folder and those above it, if they are not there.
+ *
+ * @throws OutputError when that cannot be
+ */
+export async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((error: unknown) => {
+    throw outputFailure(path, error);
+  });
 }

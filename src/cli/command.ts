@@ -2,6 +2,7 @@ import { Command } from "@oclif/core";
 import { removeAllTemporaries } from "../base/atomic-file.js";
 import { LapidaryError } from "../base/errors.js";
 import type { Reporter } from "../pipeline/progress.js";
+import { printable } from "./printable.js";
 
 /** The shape in which `--json` reports an error; the process exits with `exitCode`. */
 interface ErrorReport {
@@ -14,7 +15,20 @@ interface ErrorReport {
 }
 
 /** Exit codes of a process that a signal ended, as shells count them. */
-const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143 } as const;
+const SIGNAL_EXIT = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+
+/** A signal that comes this soon after another is the same wish: `timeout` tells the process and its group. */
+const SAME_SIGNAL_MS = 500;
+
+/** One sentence of what oclif spreads over several lines, with its own pointer to the help left out. */
+function flatten(message: string): string {
+  return message
+    .replace(/\n?See more help with --help\s*$/, "")
+    .replace(/^Parsing --\S+\s+/, "")
+    .split(/\s*\n\s*/)
+    .join(" ")
+    .replace(/\s+/g, " ");
+}
 
 function describe(error: unknown): ErrorReport["error"] {
   if (error instanceof LapidaryError) {
@@ -23,7 +37,7 @@ function describe(error: unknown): ErrorReport["error"] {
   }
   const oclif = (error as { oclif?: { exit?: number | false } }).oclif;
   if (error instanceof Error && typeof oclif?.exit === "number") {
-    return { code: "misuse", message: error.message, exitCode: oclif.exit };
+    return { code: "misuse", message: flatten(error.message), exitCode: oclif.exit };
   }
   return {
     code: "internal",
@@ -62,15 +76,18 @@ export abstract class LapidaryCommand<Result> extends Command {
 
   protected override async init(): Promise<void> {
     await super.init();
-    for (const name of ["SIGINT", "SIGTERM"] as const) {
-      process.once(name, () => {
-        this.#endedBy = name;
-        // The next one is not waited for: it ends the process, which takes no leave of its temporary files.
-        process.once(name, () => {
+    let first: number | undefined;
+    for (const name of Object.keys(SIGNAL_EXIT) as (keyof typeof SIGNAL_EXIT)[]) {
+      process.on(name, () => {
+        first ??= performance.now();
+        if (this.#endedBy === undefined) {
+          this.#endedBy = name;
+          this.#abort.abort(new LapidaryError("aborted", `Stopped by ${name}.`));
+        } else if (performance.now() - first > SAME_SIGNAL_MS) {
+          // Whoever asks twice does not want to wait; temporary files go all the same.
           removeAllTemporaries();
           process.exit(SIGNAL_EXIT[name]);
-        });
-        this.#abort.abort(new LapidaryError("aborted", `Stopped by ${name}.`));
+        }
       });
     }
   }
@@ -78,23 +95,25 @@ export abstract class LapidaryCommand<Result> extends Command {
   protected override async catch(error: Error & { exitCode?: number }): Promise<void> {
     this.#stopReporter?.();
     if ("code" in error && error.code === "EEXIT") throw error;
-    const report = describe(error);
-    const exitCode = this.#endedBy === undefined ? report.exitCode : SIGNAL_EXIT[this.#endedBy];
+    const report =
+      this.#endedBy === undefined
+        ? describe(error)
+        : { code: "aborted", message: `Stopped by ${this.#endedBy}.`, exitCode: SIGNAL_EXIT[this.#endedBy] };
     if (this.jsonEnabled()) {
-      this.logJson({ error: { ...report, exitCode } } satisfies ErrorReport);
+      this.logJson({ error: report } satisfies ErrorReport);
     } else {
-      process.stderr.write(`Error: ${report.message}\n`);
-      if (report.advice !== undefined) process.stderr.write(`  ${report.advice}\n`);
+      process.stderr.write(`Error: ${printable(report.message)}\n`);
+      if (report.advice !== undefined) process.stderr.write(`  ${printable(report.advice)}\n`);
       if (report.code === "misuse") process.stderr.write(`  See lapidary ${this.id ?? ""} --help.\n`);
     }
-    if (process.env["DEBUG"] !== undefined && error.stack !== undefined)
+    if (/\*|lapidary/.test(process.env["DEBUG"] ?? "") && error.stack !== undefined)
       process.stderr.write(`${error.stack}\n`);
-    this.exit(exitCode);
+    this.exit(report.exitCode);
   }
 
   /** Reports gates that were missed: the result is printed as ever, and the process exits with code 3. */
   protected gate(missed: readonly string[]): void {
-    for (const message of missed) process.stderr.write(`Gate missed: ${message}\n`);
+    for (const message of missed) process.stderr.write(`Gate missed: ${printable(message)}\n`);
     if (missed.length > 0) process.exitCode = 3;
   }
 

@@ -37,7 +37,8 @@ async function size(text: string, flag: string): Promise<number> {
 export const threads = Flags.integer({
   description: "worker threads",
   min: 1,
-  max: 1024,
+  // llama.cpp takes no more.
+  max: 512,
   default: async () => availableParallelism(),
   defaultHelp: async () => "one a core",
 });

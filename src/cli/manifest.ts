@@ -25,7 +25,12 @@ function row(artifact: ArtifactRecord): string[] {
 }
 
 /** The table that a build ends with. */
-export async function renderManifest(manifest: Manifest, folder: string): Promise<string> {
+export async function renderManifest(
+  manifest: Manifest,
+  built: readonly string[],
+  folder: string,
+): Promise<string> {
+  const artifacts = manifest.artifacts.filter(({ files }) => built.includes(files[0]?.file ?? ""));
   const header = [
     "file",
     ">bytes",
@@ -39,9 +44,9 @@ export async function renderManifest(manifest: Manifest, folder: string): Promis
   ];
   const table = await renderTable(
     header,
-    manifest.artifacts.map((artifact) => row(artifact)),
+    artifacts.map((artifact) => row(artifact)),
   );
-  const { reference } = manifest;
+  const reference = artifacts[0]?.reference ?? null;
   const against = reference === null ? "" : `Compared with ${reference.type} of ${reference.source}. `;
   return `${table}\n${against}All of it is in ${join(folder, MANIFEST_NAME)}.`;
 }

@@ -1,3 +1,5 @@
+import { printable } from "./printable.js";
+
 /**
  * Renders rows under a header, numbers to the right, without colours.
  *
@@ -13,6 +15,6 @@ export async function renderTable(
     colAligns: header.map((title) => (title.startsWith(">") ? "right" : "left")),
     style: { head: [], border: [], compact: true },
   });
-  table.push(...rows.map((row) => [...row]));
+  table.push(...rows.map((row) => row.map((cell) => printable(cell))));
   return table.toString();
 }

@@ -1,5 +1,6 @@
 import type { SingleBar } from "cli-progress";
 import { formatDuration, formatSize } from "../base/sizes.js";
+import { printable } from "./printable.js";
 import type { Progress, Reporter } from "../pipeline/progress.js";
 
 /** Without a terminal a running job says a line at most this often. */
@@ -53,7 +54,7 @@ export class TerminalReporter implements Reporter {
   }
 
   start(label: string): void {
-    this.#label = label;
+    this.#label = printable(label);
     this.#started = performance.now();
     this.#lastLine = this.#started;
     if (this.#createBar === undefined) this.#line(`${label} …`);
@@ -98,6 +99,6 @@ export class TerminalReporter implements Reporter {
   }
 
   #line(text: string): void {
-    this.#stream.write(`${text}\n`);
+    this.#stream.write(`${printable(text)}\n`);
   }
 }

@@ -37,13 +37,13 @@ export async function bench(
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const { measureThroughput } = await import("../verify/throughput.js");
   const files: BenchReport["files"][number][] = [];
-  for (const file of request.files) {
-    // Its messages on a damaged file say more than llama.cpp's.
-    const { paths } = await openGguf(file);
+  // Our reader's messages on a damaged file say more than llama.cpp's, and say it before any other is timed.
+  const paths = await Promise.all(request.files.map(async (file) => (await openGguf(file)).paths[0] ?? file));
+  for (const [index, file] of request.files.entries()) {
     reporter.start(`bench ${file}`);
     const throughput = await measureThroughput({
       startEngine: startLlamaEngine,
-      path: paths[0] ?? file,
+      path: paths[index] ?? file,
       threads: request.threads,
       promptTokens: request.promptTokens,
       generationTokens: request.generationTokens,

@@ -1,13 +1,14 @@
 import { createHash } from "node:crypto";
-import { mkdir, rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { outputFailure } from "../base/atomic-file.js";
+import { makeFolder } from "../base/atomic-file.js";
+import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
 import type { Engine } from "../engines/types.js";
 import { checkGateOptions, checkGates, type Gates } from "../verify/gates.js";
 import { measureThroughput } from "../verify/throughput.js";
 import { outcomeOfBench } from "./bench.js";
-import { convert, type ConvertedArtifact, type ConvertRequest } from "./convert.js";
+import { convertAnd, type ConvertedArtifact, type ConvertRequest } from "./convert.js";
 import { PipelineError } from "./errors.js";
 import { hashFiles, type HashedFile, sameFiles } from "./hash.js";
 import {
@@ -34,11 +35,21 @@ export interface BuildRequest extends MeasureOptions, Omit<ConvertRequest, "dryR
 /** What `build --json` prints: the manifest, and the gates that were missed. */
 export interface BuildReport {
   readonly manifest: Manifest;
+  /** First file of each artifact of this build; the manifest may hold more, from earlier ones. */
+  readonly built: readonly string[];
   readonly missed: readonly { readonly file: string; readonly message: string }[];
 }
 
 /** Folder inside the output that holds the reference while a build runs. */
 const WORK_FOLDER = ".lapidary";
+/** Keeps a second build of the same folder away. */
+const LOCK_NAME = ".lapidary.lock";
+
+/** The reference while it is there, and what the manifest keeps of it. */
+interface MadeReference {
+  readonly path: string;
+  readonly record: NonNullable<ArtifactRecord["reference"]>;
+}
 
 /** What decides whether a measurement that is there still holds. */
 interface Measuring {
@@ -72,7 +83,10 @@ export async function build(
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const engine = await startLlamaEngine();
   try {
-    return await new Build(request, reporter, signal, engine, startLlamaEngine).run();
+    await makeFolder(request.out);
+    return await withLock(join(request.out, LOCK_NAME), request.out, () =>
+      new Build(request, reporter, signal, engine, startLlamaEngine).run(),
+    );
   } finally {
     await engine.close();
   }
@@ -103,36 +117,36 @@ class Build {
   async run(): Promise<BuildReport> {
     const { out, gates } = this.#request;
     const measuring = await this.#prepare();
-    const converted = await convert(
+    const { converted, begun } = await convertAnd(
       { ...this.#request, dryRun: false, matchConverter: false },
       this.#reporter,
       this.#signal,
+      async (artifacts) => ({ converted: artifacts, begun: await this.#begin(artifacts, measuring.source) }),
     );
-    let manifest = await this.#begin(converted, measuring.source);
+    let manifest = begun;
 
-    const missed: { file: string; message: string }[] = [];
-    let reference: string | undefined;
-    for (const artifact of converted) {
-      let record = recordOf(manifest, artifact);
-      if (!isMeasured(record, measuring.settings)) {
-        if (reference === undefined) {
-          const made = await this.#makeReference(manifest, measuring);
-          manifest = { ...manifest, reference: made.record };
+    const pending = converted.filter(
+      (artifact) => !isMeasured(recordOf(manifest, artifact), measuring.settings),
+    );
+    if (pending.length > 0) {
+      await this.#withReference(measuring, async (reference) => {
+        for (const artifact of pending) {
+          const record = await this.#measure(recordOf(manifest, artifact), artifact, reference, measuring);
+          manifest = withArtifact(manifest, record);
           await writeManifest(out, manifest);
-          reference = made.path;
         }
-        record = await this.#measure(record, artifact, reference, measuring);
-        manifest = withArtifact(manifest, record);
-        await writeManifest(out, manifest);
-      }
-      const { verification } = record;
-      const failures = verification === null ? [] : checkGates(verification, gates);
-      missed.push(...failures.map(({ message }) => ({ file: artifact.files[0] ?? "", message })));
+      });
     }
     manifest = { ...manifest, complete: true };
     await writeManifest(out, manifest);
     await rm(join(out, WORK_FOLDER), { recursive: true, force: true });
-    return { manifest, missed };
+
+    const missed = converted.flatMap((artifact) => {
+      const { verification } = recordOf(manifest, artifact);
+      const failures = verification === null ? [] : checkGates(verification, gates);
+      return failures.map(({ message }) => ({ file: artifact.files[0] ?? "", message }));
+    });
+    return { manifest, built: converted.map(({ files }) => basename(files[0] ?? "")), missed };
   }
 
   /** Opens and hashes what goes in, so that everything that can be wrong with it comes out first. */
@@ -146,6 +160,7 @@ class Build {
       generationTokens,
       repetitions,
     } = this.#request;
+    await readManifest(this.#request.out);
     const text = await hashText(this.#request.text);
     const opened = await openSource(this.#request.source);
     const files = await this.#hash(opened.name, await sourceFiles(opened));
@@ -173,14 +188,13 @@ class Build {
         engine: name,
         system,
       },
-      reference: earlier?.reference ?? null,
-      artifacts: earlier?.artifacts ?? [],
+      artifacts: await stillThere(out, earlier?.artifacts ?? []),
     };
     for (const artifact of converted) {
       const files = await this.#hash(artifact.type, artifact.files);
       const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
       const { bytes, type, plan, bitsPerWeight, tensors } = artifact;
-      const { settings = null, verification = null, throughput = null } = before ?? {};
+      const { settings = null, reference = null, verification = null, throughput = null } = before ?? {};
       manifest = withArtifact(manifest, {
         files,
         bytes,
@@ -190,6 +204,7 @@ class Build {
         source,
         tensors,
         settings,
+        reference,
         verification,
         throughput,
       });
@@ -198,21 +213,15 @@ class Build {
     return manifest;
   }
 
-  /** Writes the reference, unless a build that was broken off has left the very file. */
-  async #makeReference(
-    manifest: Manifest,
+  /** Makes the reference, or takes the one that a build which was broken off has left whole. */
+  async #withReference(
     { source, referenceType: type }: Measuring,
-  ): Promise<{ path: string; record: NonNullable<Manifest["reference"]> }> {
+    use: (reference: MadeReference) => Promise<void>,
+  ): Promise<void> {
     const folder = join(this.#request.out, WORK_FOLDER);
-    await mkdir(folder, { recursive: true }).catch((error: unknown) => {
-      throw outputFailure(folder, error);
-    });
+    await makeFolder(folder);
     const path = join(folder, `${source.name}-${type}.gguf`);
-    const [left] = await this.#hash("reference", [path]).catch(() => []);
-    const known = manifest.reference;
-    if (left !== undefined && known?.sha256 === left.sha256 && known.type === type)
-      return { path, record: known };
-    await convert(
+    await convertAnd(
       {
         ...this.#request,
         types: [type],
@@ -224,25 +233,33 @@ class Build {
       },
       this.#reporter,
       this.#signal,
+      async () => {
+        const [made] = await this.#hash("reference", [path]);
+        if (made === undefined) throw new Error("a conversion without a file");
+        await use({ path, record: { ...made, type, source: source.name } });
+      },
     );
-    const [made] = await this.#hash("reference", [path]);
-    if (made === undefined) throw new Error("a conversion without a file");
-    return { path, record: { ...made, type, source: source.name } };
   }
 
   async #measure(
     record: ArtifactRecord,
     artifact: ConvertedArtifact,
-    reference: string,
+    reference: MadeReference,
     { settings, source }: Measuring,
   ): Promise<ArtifactRecord> {
     const reporter = this.#reporter;
     const signal = this.#signal;
     const path = artifact.files[0] ?? "";
     reporter.start(`verify ${basename(path)}`);
-    const verification = await measureFile(this.#engine, path, reference, this.#request, reporter, signal, [
-      source.name,
-    ]);
+    const verification = await measureFile(
+      this.#engine,
+      path,
+      reference.path,
+      this.#request,
+      reporter,
+      signal,
+      [source.name],
+    );
     reporter.finish(outcomeOf(verification));
     reporter.start(`bench ${basename(path)}`);
     const throughput = await measureThroughput({
@@ -252,12 +269,30 @@ class Build {
       signal,
     });
     reporter.finish(outcomeOfBench(throughput));
-    return { ...record, settings, verification, throughput };
+    return { ...record, settings, reference: reference.record, verification, throughput };
   }
 
   async #hash(label: string, paths: readonly string[]): Promise<HashedFile[]> {
     return hashFiles(`hash ${label}`, paths, this.#reporter, this.#signal);
   }
+}
+
+/** Records whose files somebody has removed are not carried on. */
+async function stillThere(folder: string, records: readonly ArtifactRecord[]): Promise<ArtifactRecord[]> {
+  const present = await Promise.all(
+    records.map(async ({ files }) => {
+      const found = await Promise.all(
+        files.map(({ file }) =>
+          stat(join(folder, file)).then(
+            () => true,
+            () => false,
+          ),
+        ),
+      );
+      return found.every(Boolean);
+    }),
+  );
+  return records.filter((_, index) => present[index]);
 }
 
 function isMeasured(record: ArtifactRecord, settings: string): boolean {

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
-import { mkdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { checkOutput, outputFailure } from "../base/atomic-file.js";
+import { checkOutput, makeFolder } from "../base/atomic-file.js";
 import type { GgufEntry } from "../gemma4/gguf/entries.js";
 import { planCheckpoint } from "../plan/checkpoint.js";
 import { planGgufSource } from "../plan/gguf.js";
@@ -192,12 +192,6 @@ class Vouching {
   }
 }
 
-async function makeFolder(output: string): Promise<void> {
-  await mkdir(dirname(output), { recursive: true }).catch((error: unknown) => {
-    throw outputFailure(dirname(output), error);
-  });
-}
-
 /** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
 async function planJobs(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
   const plans = request.types.map((type) => planOf(source, type, request));
@@ -223,17 +217,33 @@ export async function convert(
   reporter: Reporter,
   signal: AbortSignal,
 ): Promise<ConvertedArtifact[]> {
+  return convertAnd(request, reporter, signal, async (artifacts) => artifacts);
+}
+
+/**
+ * `convert`, then `settle`. Until that has ended, journals vouch for the files that are written: a run
+ * that is stopped between two types, or in `settle`, finds those that are done when it is started again.
+ *
+ * @returns what `settle` makes of the artifacts
+ */
+export async function convertAnd<T>(
+  request: ConvertRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+  settle: (artifacts: ConvertedArtifact[]) => Promise<T>,
+): Promise<T> {
   const source = await openSource(request.source);
   const jobs = await planJobs(source, request);
+  const { forgetRun, isComplete, runPlan } = await import("../quantize/quantize.js");
   const vouching = new Vouching(source, signal);
   const described: (Described & { readonly unchanged: boolean })[] = [];
   for (const { plan, output, metadata } of jobs) {
     const one = describe(plan, layoutPlan(plan, output, metadata(), request.splitMaxBytes));
-    const unchanged = !request.dryRun && (await vouching.holds(one));
+    const same = { plan, output, metadata: metadata(), splitMaxBytes: request.splitMaxBytes };
+    const unchanged = !request.dryRun && ((await isComplete(same)) || (await vouching.holds(one)));
     if (!request.dryRun && !unchanged) for (const path of one.files) await checkOutput(path, request.force);
     described.push({ ...one, unchanged });
   }
-  const { runPlan } = await import("../quantize/quantize.js");
   const artifacts: ConvertedArtifact[] = [];
   for (const [index, { plan, output, metadata }] of jobs.entries()) {
     const { unchanged, ...one } = described[index] as (typeof described)[number];
@@ -241,7 +251,7 @@ export async function convert(
       artifacts.push({ ...one, outcome: unchanged ? "unchanged" : "planned", seconds: 0 });
       continue;
     }
-    await makeFolder(output);
+    await makeFolder(dirname(output));
     const started = performance.now();
     reporter.start(basename(output));
     const { resumed } = await runPlan({
@@ -252,6 +262,7 @@ export async function convert(
       threads: request.threads,
       memoryBytes: request.memory,
       overwrite: request.force,
+      keepJournal: true,
       signal,
       onProgress: ({ bytesRead, totalBytes }) =>
         reporter.progress({ done: bytesRead, total: totalBytes, unit: "bytes" }),
@@ -260,7 +271,9 @@ export async function convert(
     const seconds = (performance.now() - started) / 1000;
     artifacts.push({ ...one, outcome: resumed > 0 ? "continued" : "written", seconds });
   }
-  return artifacts;
+  const settled = await settle(artifacts);
+  if (!request.dryRun) for (const { output } of jobs) await forgetRun(output);
+  return settled;
 }
 
 /**

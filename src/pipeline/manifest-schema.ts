@@ -16,9 +16,24 @@ const source = z.object({
   files: z.array(hashedFile),
 });
 
+const estimate = z.looseObject({ value: z.number(), error: z.number() });
+const measurement = z.looseObject({
+  windows: z.number(),
+  context: z.number(),
+  perplexity: estimate,
+  comparison: z.looseObject({ ratio: estimate, divergence: estimate, topAgreement: estimate }).nullable(),
+});
+const verification = z.looseObject({ windows: measurement, longWindows: measurement.nullable() });
+const throughput = z.looseObject({
+  peakMemory: z.number(),
+  speeds: z.array(
+    z.looseObject({ kind: z.enum(["prompt", "generation"]), tokens: z.number(), mean: z.number() }),
+  ),
+});
+
 /**
- * What of a manifest must hold before anything in it is believed. Measurements are not looked into: they
- * are carried along for people, and nothing is decided on them.
+ * What of a manifest must hold before anything in it is believed. A measurement of another shape counts as
+ * none: it is made again.
  */
 export const manifestSchema = z.object({
   manifestVersion: z.literal(1),
@@ -30,7 +45,6 @@ export const manifestSchema = z.object({
     engine: z.string().nullable(),
     system: z.string().nullable(),
   }),
-  reference: hashedFile.extend({ type: z.string(), source: z.string() }).nullable(),
   artifacts: z.array(
     z.object({
       files: z.array(hashedFile).min(1),
@@ -41,8 +55,9 @@ export const manifestSchema = z.object({
       source,
       tensors: z.array(z.object({ name: z.string(), type: z.string(), ne: z.array(count), bytes: count })),
       settings: z.string().nullable(),
-      verification: z.looseObject({}).nullable(),
-      throughput: z.looseObject({}).nullable(),
+      reference: hashedFile.extend({ type: z.string(), source: z.string() }).nullable().catch(null),
+      verification: verification.nullable().catch(null),
+      throughput: throughput.nullable().catch(null),
     }),
   ),
 });

@@ -48,6 +48,8 @@ export interface ArtifactRecord {
   readonly tensors: readonly TensorRecord[];
   /** SHA-256 over everything that decides the measurements besides the file; null before they were made. */
   readonly settings: string | null;
+  /** The file that it was compared with, and the model that was made from. */
+  readonly reference: (HashedFile & { readonly type: string; readonly source: string }) | null;
   readonly verification: VerifyResult | null;
   readonly throughput: BenchResult | null;
 }
@@ -66,8 +68,6 @@ export interface Manifest {
     /** What the engine says of the machine. */
     readonly system: string | null;
   };
-  /** The file that all artifacts were compared with, and what it was made from. */
-  readonly reference: (HashedFile & { readonly type: string; readonly source: string }) | null;
   readonly artifacts: readonly ArtifactRecord[];
 }
 
@@ -107,7 +107,7 @@ export async function readManifest(folder: string): Promise<Manifest | null> {
       advice: "Move the file away, or choose another output folder.",
     });
   }
-  return parsed as Manifest;
+  return checked.data as unknown as Manifest;
 }
 
 /** Writes the manifest of a folder in one step: readers see the old one or the new one. */

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { outputFailure } from "../base/atomic-file.js";
 import { openGguf } from "../../formats/gguf/read.js";
 import { convert } from "./convert.js";
 import type { Reporter } from "./progress.js";
@@ -48,7 +49,9 @@ export async function withReference<T>(
     return use({ path: model.paths[0] ?? path, name: path });
   }
   const source = await openSource(path);
-  const folder = await mkdtemp(join(tmpdir(), "lapidary-"));
+  const folder = await mkdtemp(join(tmpdir(), "lapidary-")).catch((error: unknown) => {
+    throw outputFailure(tmpdir(), error);
+  });
   try {
     const [made] = await convert(
       {

@@ -8,6 +8,7 @@ import { checkGateOptions, checkGates, type GateFailure, type Gates } from "../v
 import { type VerifyResult, verifyModel } from "../verify/verify.js";
 import type { Reporter } from "./progress.js";
 import { withReference } from "./reference.js";
+import { hashText } from "./text-identity.js";
 
 /** How to measure: the same for every file of a run. */
 export interface MeasureOptions {
@@ -120,6 +121,9 @@ export async function verify(
   signal: AbortSignal,
 ): Promise<VerifyReport> {
   checkGateOptions(request.gates, request.reference !== null);
+  // What can be wrong with text and files should come out before a reference is written.
+  await hashText(request.text);
+  for (const file of request.files) await openGguf(file);
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   return withReference(request.reference, request, reporter, signal, async (reference) => {
     const engine = await startLlamaEngine();

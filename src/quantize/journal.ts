@@ -1,5 +1,4 @@
 import { open, readFile, rm, stat, type FileHandle } from "node:fs/promises";
-import { hostname } from "node:os";
 import { QuantizeError } from "./errors.js";
 
 /** An input file as it was when work began. */
@@ -22,9 +21,6 @@ export interface JournalKey {
 
 interface JournalHead extends JournalKey {
   readonly lapidaryJournal: 1;
-  /** Who writes it, so that two runs into one file are noticed. */
-  readonly host: string;
-  readonly pid: number;
 }
 
 /**
@@ -43,30 +39,22 @@ export async function identify(path: string): Promise<InputIdentity> {
   return { path, size, modified: Math.floor(mtimeMs) };
 }
 
-/** Whether another process that is still alive writes the journal. */
-function isHeld({ host, pid }: JournalHead): boolean {
-  if (host !== hostname() || pid === process.pid) return false;
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return error instanceof Error && "code" in error && error.code === "EPERM";
-  }
-}
-
 function isHead(value: unknown): value is JournalHead {
   const head = value as JournalHead | null;
   return (
     typeof head === "object" &&
     head !== null &&
     head.lapidaryJournal === 1 &&
-    typeof head.host === "string" &&
-    Number.isSafeInteger(head.pid) &&
     typeof head.version === "string" &&
     typeof head.plan === "string" &&
     typeof head.header === "string" &&
     Array.isArray(head.inputs)
   );
+}
+
+function isIdentity(value: unknown): value is InputIdentity {
+  const file = value as InputIdentity | null;
+  return typeof file?.path === "string" && typeof file.size === "number" && typeof file.modified === "number";
 }
 
 function parseLine(line: string): unknown {
@@ -85,6 +73,12 @@ function differenceOf(head: JournalHead, key: JournalKey): string | undefined {
   return undefined;
 }
 
+async function readLines(output: string): Promise<string[]> {
+  const path = journalPath(output);
+  const size = (await stat(path).catch(() => undefined))?.size ?? 0;
+  return size > 0 && size <= MAX_JOURNAL_BYTES ? (await readFile(path, "utf8")).split("\n") : [];
+}
+
 /** The finished tensors of a partial file; one JSON line at the start, then one line a checkpoint. */
 export class Journal {
   readonly #file: FileHandle;
@@ -100,27 +94,17 @@ export class Journal {
    *
    * @param discard whether other work that was left there may be thrown away
    * @returns indices of finished tensors, or undefined when there is nothing to go on from
-   * @throws QuantizeError `output-in-use`, `journal-differs`
+   * @throws QuantizeError `journal-differs`
    */
   static async finished(
     output: string,
     key: JournalKey,
     discard: boolean,
   ): Promise<ReadonlySet<number> | undefined> {
-    const path = journalPath(output);
-    const size = (await stat(path).catch(() => undefined))?.size;
-    if (size === undefined) return undefined;
-    const text = size <= MAX_JOURNAL_BYTES ? await readFile(path, "utf8") : "";
-    const [first = "", ...rest] = text.split("\n");
+    const [first = "", ...rest] = await readLines(output);
     const head = parseLine(first);
     // A head that was cut short by a crash: no tensor can have been finished.
     if (!isHead(head)) return undefined;
-    if (isHeld(head)) {
-      throw new QuantizeError("output-in-use", `process ${head.pid} is writing ${output} right now`, {
-        exitCode: 2,
-        advice: `Wait for it; if there is no such run, delete ${path}.`,
-      });
-    }
     const difference = differenceOf(head, key);
     if (difference !== undefined && discard) return undefined;
     if (difference !== undefined) {
@@ -129,7 +113,7 @@ export class Journal {
         `an unfinished run into ${output} cannot be continued: ${difference}`,
         {
           exitCode: 2,
-          advice: `Choose another output, or pass --force to begin anew (or delete ${path} and the .partial files).`,
+          advice: `Choose another output, or pass --force to begin anew (or delete ${journalPath(output)} and the .partial files).`,
         },
       );
     }
@@ -143,6 +127,24 @@ export class Journal {
     return done;
   }
 
+  /**
+   * Whether an earlier run of the same work has finished, and its files are still as it left them. It is
+   * true only while the journal is kept.
+   */
+  static async isComplete(output: string, key: JournalKey): Promise<boolean> {
+    const lines = (await readLines(output)).map((line) => parseLine(line));
+    const [head] = lines;
+    if (!isHead(head) || differenceOf(head, key) !== undefined) return false;
+    const last = lines.findLast((line) => typeof line === "object" && line !== null && "complete" in line);
+    const files = last === undefined ? undefined : last.complete;
+    if (!Array.isArray(files) || files.length === 0 || !files.every((file) => isIdentity(file))) return false;
+    for (const file of files) {
+      const now = await identify(file.path).catch(() => undefined);
+      if (now === undefined || now.size !== file.size || now.modified !== file.modified) return false;
+    }
+    return true;
+  }
+
   /** Removes the journal of an earlier run, if there is one. */
   static async discard(output: string): Promise<void> {
     await rm(journalPath(output), { force: true });
@@ -153,7 +155,7 @@ export class Journal {
     const path = journalPath(output);
     const file = await open(path, "w");
     const journal = new Journal(file, path);
-    const head: JournalHead = { lapidaryJournal: 1, host: hostname(), pid: process.pid, ...key };
+    const head: JournalHead = { lapidaryJournal: 1, ...key };
     await file.appendFile(`${JSON.stringify(head)}\n`);
     await journal.add([...done]);
     return journal;
@@ -162,6 +164,12 @@ export class Journal {
   /** Notes tensors whose bytes are on the disk. */
   async add(tensors: readonly number[]): Promise<void> {
     await this.#file.appendFile(`${JSON.stringify(tensors)}\n`);
+    await this.#file.datasync();
+  }
+
+  /** Notes that the files under these names are whole, just before they get the names. */
+  async complete(files: readonly InputIdentity[]): Promise<void> {
+    await this.#file.appendFile(`${JSON.stringify({ complete: files })}\n`);
     await this.#file.datasync();
   }
 

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import type { GgufLayout } from "../../formats/gguf/plan.js";
 import { createGguf, type GgufOutput, partialPath, reopenGguf } from "../../formats/gguf/write.js";
 import { checkOutput } from "../base/atomic-file.js";
+import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
 import { rowBytes } from "../blocks/table.js";
 import type { Plan, PlannedTensor } from "../plan/plan.js";
@@ -51,6 +52,8 @@ export interface RunPlanOptions {
   readonly onProgress?: (progress: QuantizeProgress) => void;
   /** Time between two checkpoints of the journal; five seconds when left out. */
   readonly checkpointMs?: number;
+  /** Whether the journal stays when all is done, so that `isComplete` knows the files; see `forgetRun`. */
+  readonly keepJournal?: boolean;
 }
 
 export interface RunPlanResult {
@@ -69,24 +72,21 @@ export interface RunPlanResult {
  * the next run of the same plan on the same inputs goes on behind the tensors that are finished. A run
  * that cannot succeed (a value that is not finite) leaves nothing, nor does one that finished no tensor.
  *
- * @throws OutputError, QuantizeError, PoolError, GgufError; the signal's reason after an abort
+ * `<output>.lock` keeps a second run away meanwhile.
+ *
+ * @throws OutputError, LockError, QuantizeError, PoolError, GgufError; the signal's reason after an abort
  */
 export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
-  const { plan, signal, overwrite = false } = options;
+  options.signal?.throwIfAborted();
   const output = resolve(options.output);
-  signal?.throwIfAborted();
-  const { layout, paths, size } = layoutPlan(plan, output, options.metadata, options.splitMaxBytes);
-  const inputPaths = [
-    ...new Set(plan.tensors.flatMap(({ origin }) => (origin.kind === "file" ? [resolve(origin.path)] : []))),
-  ];
-  await checkPaths(inputPaths, output, paths, overwrite);
-  const inputs = await Promise.all(inputPaths.map((path) => identify(path)));
-  const key: JournalKey = {
-    version: packageVersion(),
-    plan: plan.hash,
-    header: hashHeaders(layout),
-    inputs,
-  };
+  return withLock(`${output}.lock`, output, () => runLocked(options, output));
+}
+
+async function runLocked(options: RunPlanOptions, output: string): Promise<RunPlanResult> {
+  const { overwrite = false } = options;
+  const { layout, paths, size } = layoutPlan(options.plan, output, options.metadata, options.splitMaxBytes);
+  await checkPaths(inputPaths(options.plan), output, paths, overwrite);
+  const key = await journalKey(options.plan, layout);
   const finished = await Journal.finished(output, key, overwrite);
   await checkSpace(paths, layout);
   const left = finished && finished.size > 0 ? await reopenGguf(output, layout, { overwrite }) : undefined;
@@ -102,15 +102,49 @@ export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
   const run = new Run(options, layout, files, journal, done);
   try {
     await run.convert();
-    await checkInputs(inputs);
+    await checkInputs(key.inputs);
+    await files.sync();
+    // What is noted now holds after the renames too, which change neither size nor time.
+    const whole = await Promise.all(files.parts.map(({ temporaryPath }) => identify(temporaryPath)));
+    await journal.complete(whole.map((file, part) => ({ ...file, path: paths[part] ?? output })));
     await files.commit();
-    await journal.remove();
+    await (options.keepJournal ? journal.close() : journal.remove());
   } catch (error) {
     // The first error is the one to tell.
     await run.leave(error).catch(() => {});
     throw error;
   }
   return { paths, bytes: size, resumed };
+}
+
+/** What has to be equal for two runs to write the same files. */
+type SameRun = Pick<RunPlanOptions, "plan" | "output" | "metadata" | "splitMaxBytes">;
+
+/** Whether an earlier run with `keepJournal` has written just these files, and nobody has touched them since. */
+export async function isComplete({ plan, output, metadata, splitMaxBytes }: SameRun): Promise<boolean> {
+  const path = resolve(output);
+  const { layout } = layoutPlan(plan, path, metadata, splitMaxBytes);
+  return Journal.isComplete(path, await journalKey(plan, layout));
+}
+
+/** Removes the journal that a run with `keepJournal` has left. */
+export async function forgetRun(output: string): Promise<void> {
+  await Journal.discard(resolve(output));
+}
+
+function inputPaths(plan: Plan): string[] {
+  return [
+    ...new Set(plan.tensors.flatMap(({ origin }) => (origin.kind === "file" ? [resolve(origin.path)] : []))),
+  ];
+}
+
+async function journalKey(plan: Plan, layout: GgufLayout): Promise<JournalKey> {
+  return {
+    version: packageVersion(),
+    plan: plan.hash,
+    header: hashHeaders(layout),
+    inputs: await Promise.all(inputPaths(plan).map((path) => identify(path))),
+  };
 }
 
 /** Failures that the same run would meet again. */

@@ -1,4 +1,5 @@
 import { existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type BuildRequest, build } from "../../src/pipeline/build.js";
@@ -45,12 +46,12 @@ describe("build", () => {
     expect(readdirSync(out).toSorted()).toEqual(["manifest.json", "nano-e-Q4_0.gguf", "nano-e-Q8_0.gguf"]);
     expect(manifest.complete).toBe(true);
     expect(manifest.versions.engine).toMatch(/llama\.cpp/);
-    expect(manifest.reference).toMatchObject({ type: "F32", source: "nano-e" });
     expect(manifest.artifacts.map(({ type }) => type)).toEqual(["Q8_0", "Q4_0"]);
     for (const artifact of manifest.artifacts) {
       const [file] = artifact.files;
       expect(await hashFile(join(out, file?.file ?? ""))).toEqual(file);
       expect(artifact.source.files).toContainEqual(await hashFile(join(nanoCheckpoint, "model.safetensors")));
+      expect(artifact.reference).toMatchObject({ type: "F32", source: "nano-e" });
       expect(artifact.tensors).toHaveLength(68);
       expect(artifact.verification?.windows).toMatchObject({ context: 128, windows: 3, scored: 3 * 63 });
       expect(artifact.verification?.longWindows?.context).toBe(256);
@@ -110,6 +111,36 @@ describe("build", () => {
     });
     expect(manifest.complete).toBe(true);
     expect([...new Set(missed.map(({ file }) => file))]).toEqual([join(out, "nano-e-Q4_0.gguf")]);
+  });
+
+  it("goes on after it was stopped between two types", async () => {
+    const small = { out: scratchFolder(), chunks: 1, repetitions: 1 };
+    const stop = new AbortController();
+    const stopping: Reporter = {
+      ...silent,
+      start: (label) => {
+        if (label === "nano-e-Q4_0.gguf") stop.abort(new Error("stop"));
+      },
+    };
+    await expect(build(request(small), stopping, stop.signal)).rejects.toThrow("stop");
+    expect(readdirSync(small.out)).toContain("nano-e-Q8_0.gguf");
+    const again = recorder();
+    const { manifest } = await run(small, again);
+    expect(again.jobs).not.toContain("nano-e-Q8_0.gguf");
+    expect(manifest.artifacts).toHaveLength(2);
+    expect(readdirSync(small.out).toSorted()).toEqual([
+      "manifest.json",
+      "nano-e-Q4_0.gguf",
+      "nano-e-Q8_0.gguf",
+    ]);
+  });
+
+  it("keeps away from a folder that another build is at", async () => {
+    const out = scratchFolder();
+    const holder = { host: hostname(), pid: process.ppid, started: null };
+    writeFileSync(join(out, ".lapidary.lock"), JSON.stringify(holder));
+    await expect(run({ out })).rejects.toMatchObject({ code: "in-use", exitCode: 2 });
+    expect(readdirSync(out)).toEqual([".lapidary.lock"]);
   });
 
   it("goes on after it was stopped, from the reference that it left", async () => {

@@ -4,7 +4,7 @@ import { copyFile, mkdir, readFile, rm, rmdir, utimes, writeFile } from "node:fs
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { packageRoot, packageVersion } from "../../src/base/paths.js";
+import { packageRoot } from "../../src/base/paths.js";
 import type { PlanOptions } from "../../src/plan/plan.js";
 import { runPlan, type RunPlanOptions } from "../../src/quantize/quantize.js";
 import { makeCheckpoint } from "../support/checkpoints.js";
@@ -112,7 +112,7 @@ describe("a run that is broken off", () => {
     const signal = await new Promise((resolve) => child.once("exit", (_, by) => resolve(by)));
     expect(signal).toBe("SIGKILL");
     await rm(join(folder, "order.json"));
-    expect(await filesIn(folder)).toEqual(["out.gguf.journal", "out.gguf.partial"]);
+    expect(await filesIn(folder)).toEqual(["out.gguf.journal", "out.gguf.lock", "out.gguf.partial"]);
     const done = (await journalled(output)).length;
     const metadata = [["general.architecture", { type: "string", value: "gemma4" }]] as const;
     const { resumed } = await run(output, { mix: "Q6_K" }, { metadata });
@@ -231,19 +231,11 @@ describe("other work into the same file", () => {
   it("is refused while another process is at it", async () => {
     const folder = await place("busy");
     const output = join(folder, "out.gguf");
-    const head = {
-      lapidaryJournal: 1,
-      host: hostname(),
-      pid: process.ppid,
-      version: packageVersion(),
-      plan: "",
-      header: "",
-      inputs: [],
-    };
-    await writeFile(`${output}.journal`, `${JSON.stringify(head)}\n`);
+    const holder = { host: hostname(), pid: process.ppid, started: null };
+    await writeFile(`${output}.lock`, JSON.stringify(holder));
     for (const overwrite of [false, true]) {
       await expect(run(output, { mix: "Q8_0" }, { overwrite })).rejects.toMatchObject({
-        code: "output-in-use",
+        code: "in-use",
         exitCode: 2,
       });
     }
