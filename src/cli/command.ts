@@ -32,7 +32,8 @@ function flatten(message: string): string {
 
 function describe(error: unknown): ErrorReport["error"] {
   if (error instanceof LapidaryError) {
-    const { code, message, advice, exitCode } = error;
+    const { code, advice, exitCode } = error;
+    const message = flatten(error.message);
     return advice === undefined ? { code, message, exitCode } : { code, message, advice, exitCode };
   }
   const oclif = (error as { oclif?: { exit?: number | false } }).oclif;
@@ -59,6 +60,7 @@ export abstract class LapidaryCommand<Result> extends Command {
   readonly #abort = new AbortController();
   #endedBy: keyof typeof SIGNAL_EXIT | undefined;
   #stopReporter: (() => void) | undefined;
+  readonly #unlisten: (() => void)[] = [];
 
   abstract override run(): Promise<Result>;
 
@@ -78,7 +80,7 @@ export abstract class LapidaryCommand<Result> extends Command {
     await super.init();
     let first: number | undefined;
     for (const name of Object.keys(SIGNAL_EXIT) as (keyof typeof SIGNAL_EXIT)[]) {
-      process.on(name, () => {
+      const onSignal = (): void => {
         first ??= performance.now();
         if (this.#endedBy === undefined) {
           this.#endedBy = name;
@@ -88,8 +90,15 @@ export abstract class LapidaryCommand<Result> extends Command {
           removeAllTemporaries();
           process.exit(SIGNAL_EXIT[name]);
         }
-      });
+      };
+      process.on(name, onSignal);
+      this.#unlisten.push(() => process.off(name, onSignal));
     }
+  }
+
+  protected override async finally(error: Error | undefined): Promise<void> {
+    await super.finally(error);
+    for (const unlisten of this.#unlisten) unlisten();
   }
 
   protected override async catch(error: Error & { exitCode?: number }): Promise<void> {

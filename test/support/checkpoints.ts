@@ -1,4 +1,4 @@
-import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseConfig } from "../../src/gemma4/config.js";
 import type { Gemma4Config, Weight } from "../../src/gemma4/types.js";
@@ -72,6 +72,11 @@ export interface CheckpointOptions {
   readonly dtype?: "BF16" | "F16" | "F32";
   /** Files to spread the tensors over. */
   readonly shards?: number;
+  /**
+   * Only the first values of each tensor are random, and zeros that take no room on the disk follow: for
+   * sizes that keep a conversion busy. One shard, BF16.
+   */
+  readonly sparse?: boolean;
   /** Leave out keys and values of the layers that share them. */
   readonly dropUnused?: boolean;
   /** Write a random `lm_head.weight`. */
@@ -131,23 +136,54 @@ function encode(values: Float32Array, dtype: "BF16" | "F16" | "F32"): Uint8Array
   return new Uint8Array(halves.buffer);
 }
 
-/** One safetensors file; written here by hand, so that readers are tested against something else. */
-function safetensors(tensors: readonly Tensor[], dtype: "BF16" | "F16" | "F32", seed: number): Buffer {
+function valuesOf({ shape }: Tensor): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** Header of a safetensors file; written here by hand, so that readers are tested against something else. */
+function safetensorsHeader(tensors: readonly Tensor[], dtype: "BF16" | "F16" | "F32"): Buffer {
   const header: Record<string, unknown> = { __metadata__: { format: "pt" } };
-  const data: Uint8Array[] = [];
   let offset = 0;
-  for (const [index, { name, shape, centre }] of tensors.entries()) {
-    const count = shape.reduce((product, size) => product * size, 1);
-    const bytes = encode(fill(count, centre, seed + index), dtype);
-    header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.length] };
-    offset += bytes.length;
-    data.push(bytes);
+  for (const tensor of tensors) {
+    const end = offset + valuesOf(tensor) * (dtype === "F32" ? 4 : 2);
+    header[tensor.name] = { dtype, shape: tensor.shape, data_offsets: [offset, end] };
+    offset = end;
   }
   const json = JSON.stringify(header);
   const padded = Buffer.from(json.padEnd(Math.ceil(json.length / 8) * 8));
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(padded.length));
-  return Buffer.concat([length, padded, ...data]);
+  return Buffer.concat([length, padded]);
+}
+
+/** One safetensors file. */
+function safetensors(tensors: readonly Tensor[], dtype: "BF16" | "F16" | "F32", seed: number): Buffer {
+  const data = tensors.map((tensor, index) =>
+    encode(fill(valuesOf(tensor), tensor.centre, seed + index), dtype),
+  );
+  return Buffer.concat([safetensorsHeader(tensors, dtype), ...data]);
+}
+
+/** Values at the start of each tensor of a sparse file. */
+const SPARSE_VALUES = 2 ** 16;
+
+/** The same in BF16, with a hole in each tensor. */
+async function writeSparse(path: string, tensors: readonly Tensor[], seed: number): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    const header = safetensorsHeader(tensors, "BF16");
+    await file.write(header, 0, header.length, 0);
+    let offset = header.length;
+    for (const [index, tensor] of tensors.entries()) {
+      const count = valuesOf(tensor);
+      const bytes = encode(fill(Math.min(count, SPARSE_VALUES), tensor.centre, seed + index), "BF16");
+      await file.write(bytes, 0, bytes.length, offset);
+      offset += count * 2;
+    }
+    await file.truncate(offset);
+  } finally {
+    await file.close();
+  }
 }
 
 function configJson(options: CheckpointOptions, vocabulary: number): ConfigJson | Record<string, unknown> {
@@ -223,9 +259,13 @@ export async function makeCheckpoint(
     })),
     ...Object.entries(add).map(([name, shape]) => ({ name, shape, centre: 0 })),
   ].toSorted((a, b) => (a.name < b.name ? -1 : 1));
-  await writeShards(folder, tensors, options.shards ?? 1, (part) =>
-    safetensors(part, dtype, seed * 1_000_003),
-  );
+  if (options.sparse === true)
+    await writeSparse(join(folder, "model.safetensors"), tensors, seed * 1_000_003);
+  else {
+    await writeShards(folder, tensors, options.shards ?? 1, (part) =>
+      safetensors(part, dtype, seed * 1_000_003),
+    );
+  }
   return { folder, config, tensors: tensors.map(({ name }) => name) };
 }
 

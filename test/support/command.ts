@@ -9,26 +9,41 @@ export interface CommandResult {
   readonly stderr: string;
 }
 
-/** Runs the built program as a user would, without a terminal. */
+export type Kill = (signal: NodeJS.Signals) => void;
+
+/** Set by test runners and CI, and changing what a program does; a user's shell has none of them. */
+const FOREIGN = /^(?:NODE_ENV|NODE_OPTIONS|FORCE_COLOR|NO_COLOR|CI|DEBUG|VITEST.*)$/;
+
+function userEnvironment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !FOREIGN.test(name)));
+}
+
+/**
+ * Runs the built program as a user would, without a terminal.
+ *
+ * @param options.meanwhile called once the program says its first words on stderr: what it does has begun
+ */
 export function lapidary(
   args: readonly string[],
-  options: {
-    env?: Record<string, string>;
-    onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
-  } = {},
+  options: { readonly meanwhile?: (kill: Kill) => Promise<void> } = {},
 ): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [join(packageRoot, "bin", "run.js"), ...args], {
       cwd: packageRoot,
-      env: { ...process.env, ...options.env },
+      env: userEnvironment(),
       stdio: ["ignore", "pipe", "pipe"],
     });
     let stdout = "";
     let stderr = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr += text;
-      options.onStderr?.(text, (signal) => child.kill(signal));
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+    child.stderr.once("data", () => {
+      options
+        .meanwhile?.((signal) => child.kill(signal))
+        .catch((error: unknown) => {
+          child.kill("SIGKILL");
+          reject(error);
+        });
     });
     child.once("error", reject);
     child.once("close", (code, signal) => resolve({ code, signal, stdout, stderr }));
