@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { rmSync, type Stats } from "node:fs";
 import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { LapidaryError } from "./errors.js";
 
 /** An output that cannot be written. */
@@ -241,7 +241,14 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array): 
  * @throws OutputError when that cannot be
  */
 export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((error: unknown) => {
-    throw outputFailure(path, error);
+  await mkdir(path, { recursive: true }).catch(async (error: unknown) => {
+    // On a read-only file system Node reports that a folder is missing; making just the first missing one tells why.
+    let missing = resolve(path);
+    while ((await whatIsThere(dirname(missing))) === undefined) missing = dirname(missing);
+    const cause = await mkdir(missing).then(
+      () => error,
+      (reason: unknown) => reason,
+    );
+    throw outputFailure(path, (error as NodeJS.ErrnoException).code === "ENOENT" ? cause : error);
   });
 }

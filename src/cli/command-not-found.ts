@@ -19,7 +19,9 @@ function distance(a: string, b: string): number {
  * Says that a command does not exist, and which one may be meant. In place of oclif's own plugin, which
  * asks back, exits with 127 and knows no `--json`.
  */
-const hook: Hook<"command_not_found"> = async function ({ id, argv, config }) {
+const hook: Hook<"command_not_found"> = async function ({ id: words, argv, config }) {
+  // oclif takes all words up to the first flag for a command and its topics.
+  const [id = words] = words.split(":");
   const near = config.commandIDs
     .map((name) => ({ name, far: distance(id, name) }))
     .toSorted((a, b) => a.far - b.far)

@@ -204,7 +204,7 @@ describe("a conversion of a gigabyte", () => {
     disk.remountReadOnly();
     const run = await lapidary(convertArgs(nanoCheckpoint, join(disk.folder, "out", "nano.gguf")));
     expect(run.code).toBe(1);
-    expect(run.stderr).toMatch(/^Error: .*out: cannot be written/m);
+    expect(run.stderr).toMatch(/^Error: .*out: cannot be written, the file system is read-only/m);
     const direct = await lapidary(convertArgs(nanoCheckpoint, join(disk.folder, "nano.gguf")));
     expect(direct.code).toBe(1);
     expect(direct.stderr).toMatch(/^Error: .*nano\.gguf.*the file system is read-only/m);
