@@ -25,6 +25,8 @@ function flatten(message: string): string {
   return message
     .replace(/\n?See more help with --help\s*$/, "")
     .replace(/^Parsing --\S+\s+/, "")
+    .replace(/^The following errors? occurred:\s*([^]*)/, (_, errors: string) => errors.replace(/\n/g, ";\n"))
+    .replace(/\bMissing required flag (?=\w)/g, "Missing required flag --")
     .split(/\s*\n\s*/)
     .join(" ")
     .replace(/\s+/g, " ");

@@ -98,6 +98,8 @@ export interface LoadOptions {
   readonly threads: number;
   /** Tokens that the largest window needs. */
   readonly context: number;
+  /** Load no weights: such a model tokenizes and does nothing else, and its file needs none. */
+  readonly vocabularyOnly?: boolean;
 }
 
 /** Something that runs model files. One engine is one process; several models may be loaded in it. */

@@ -1,11 +1,14 @@
 import { createHash } from "node:crypto";
-import { rm, stat } from "node:fs/promises";
-import { basename, join } from "node:path";
-import { makeFolder } from "../base/atomic-file.js";
+import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { planGguf } from "../../formats/gguf/plan.js";
+import { makeFolder, outputFailure } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
 import type { Engine } from "../engines/types.js";
 import { checkGateOptions, checkGates, type Gates } from "../verify/gates.js";
+import type { Metadata } from "../quantize/layout.js";
 import { measureThroughput } from "../verify/throughput.js";
 import { outcomeOfBench } from "./bench.js";
 import { convertAnd, type ConvertedArtifact, type ConvertRequest } from "./convert.js";
@@ -23,7 +26,7 @@ import type { Reporter } from "./progress.js";
 import { referenceType } from "./reference.js";
 import { openSource, sourceFiles } from "./source.js";
 import { hashText } from "./text-identity.js";
-import { type MeasureOptions, measureFile, outcomeOf } from "./verify.js";
+import { checkMeasurable, type MeasureOptions, measureFile, outcomeOf } from "./verify.js";
 
 export interface BuildRequest extends MeasureOptions, Omit<ConvertRequest, "dryRun" | "matchConverter"> {
   readonly gates: Gates;
@@ -121,7 +124,14 @@ class Build {
       { ...this.#request, dryRun: false, matchConverter: false },
       this.#reporter,
       this.#signal,
-      async (artifacts) => ({ converted: artifacts, begun: await this.#begin(artifacts, measuring.source) }),
+      {
+        later: { type: measuring.referenceType, path: this.#referencePath(measuring) },
+        before: (metadata) => this.#checkText(metadata, measuring.source.name),
+        settle: async (artifacts) => ({
+          converted: artifacts,
+          begun: await this.#begin(artifacts, measuring.source),
+        }),
+      },
     );
     let manifest = begun;
 
@@ -173,6 +183,24 @@ class Build {
     return { settings, source, referenceType: type };
   }
 
+  #referencePath({ source, referenceType: type }: Measuring): string {
+    return join(this.#request.out, WORK_FOLDER, `${source.name}-${type}.gguf`);
+  }
+
+  /** Finds a text that is too short before any file is written: a file of metadata can tokenize it. */
+  async #checkText(metadata: Metadata, name: string): Promise<void> {
+    const folder = await mkdtemp(join(tmpdir(), "lapidary-")).catch((error: unknown) => {
+      throw outputFailure(tmpdir(), error);
+    });
+    try {
+      const vocabulary = join(folder, "vocabulary.gguf");
+      for (const { header } of planGguf({ metadata, tensors: [] }).parts) await writeFile(vocabulary, header);
+      await checkMeasurable(this.#engine, vocabulary, this.#request, [name]);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+
   /** A manifest with all artifacts; what an earlier one says of files that are still the same is kept. */
   async #begin(converted: readonly ConvertedArtifact[], source: SourceRecord): Promise<Manifest> {
     const { out } = this.#request;
@@ -215,12 +243,12 @@ class Build {
 
   /** Makes the reference, or takes the one that a build which was broken off has left whole. */
   async #withReference(
-    { source, referenceType: type }: Measuring,
+    measuring: Measuring,
     use: (reference: MadeReference) => Promise<void>,
   ): Promise<void> {
-    const folder = join(this.#request.out, WORK_FOLDER);
-    await makeFolder(folder);
-    const path = join(folder, `${source.name}-${type}.gguf`);
+    const type = measuring.referenceType;
+    const path = this.#referencePath(measuring);
+    await makeFolder(dirname(path));
     await convertAnd(
       {
         ...this.#request,
@@ -233,10 +261,12 @@ class Build {
       },
       this.#reporter,
       this.#signal,
-      async () => {
-        const [made] = await this.#hash("reference", [path]);
-        if (made === undefined) throw new Error("a conversion without a file");
-        await use({ path, record: { ...made, type, source: source.name } });
+      {
+        settle: async () => {
+          const [made] = await this.#hash("reference", [path]);
+          if (made === undefined) throw new Error("a conversion without a file");
+          await use({ path, record: { ...made, type, source: measuring.source.name } });
+        },
       },
     );
   }

@@ -7,6 +7,7 @@ import { planCheckpoint } from "../plan/checkpoint.js";
 import { planGgufSource } from "../plan/gguf.js";
 import type { Plan, TypeShare } from "../plan/plan.js";
 import { layoutPlan, type Metadata, type OutputLayout, requantizedMetadata } from "../quantize/layout.js";
+import { checkSpace, type PlannedFile, plannedFiles } from "../quantize/space.js";
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
@@ -134,6 +135,19 @@ function planIdentity(plan: Plan, { layout }: OutputLayout): string {
 
 type Described = Omit<ConvertedArtifact, "outcome" | "seconds">;
 
+/** What happens around a conversion. */
+export interface ConvertSteps<T> {
+  /**
+   * A type and the path that it is going to be written to on the same disk, in `settle`: there must be
+   * room for it too.
+   */
+  readonly later?: { readonly type: string; readonly path: string };
+  /** Gets the metadata of the first file before the first byte is written; what it throws ends the run. */
+  readonly before?: (metadata: Metadata) => Promise<void>;
+  /** Gets the artifacts, in the order of the types. */
+  readonly settle: (artifacts: ConvertedArtifact[]) => Promise<T>;
+}
+
 function describe(plan: Plan, output: OutputLayout): Described {
   return {
     type: plan.mix,
@@ -217,7 +231,39 @@ export async function convert(
   reporter: Reporter,
   signal: AbortSignal,
 ): Promise<ConvertedArtifact[]> {
-  return convertAnd(request, reporter, signal, async (artifacts) => artifacts);
+  return convertAnd(request, reporter, signal, { settle: async (artifacts) => artifacts });
+}
+
+/** A job that was looked at, with nothing written yet. */
+interface SurveyedJob extends Job {
+  readonly artifact: Described;
+  /** Whether its files are there already, just as they would be written. */
+  readonly unchanged: boolean;
+  readonly files: readonly PlannedFile[];
+}
+
+async function surveyJob(job: Job, request: ConvertRequest, vouching: Vouching): Promise<SurveyedJob> {
+  const { isComplete } = await import("../quantize/quantize.js");
+  const { plan, output } = job;
+  const metadata = job.metadata();
+  const { splitMaxBytes, dryRun, force } = request;
+  const laidOut = layoutPlan(plan, output, metadata, splitMaxBytes);
+  const artifact = describe(plan, laidOut);
+  const there = async (): Promise<boolean> =>
+    (await isComplete({ plan, output, metadata, splitMaxBytes })) || (await vouching.holds(artifact));
+  const unchanged = !dryRun && (await there());
+  if (!dryRun && !unchanged) for (const path of artifact.files) await checkOutput(path, force);
+  return { ...job, artifact, unchanged, files: plannedFiles(laidOut) };
+}
+
+/** The file that comes later: its tensors alone, since the metadata before them hardly counts. */
+function laterFile(
+  { type, path }: { readonly type: string; readonly path: string },
+  source: ModelSource,
+  request: ConvertRequest,
+): PlannedFile {
+  const { tensors } = planOf(source, type, { ...request, matchConverter: false });
+  return { path, bytes: tensors.reduce((sum, { byteLength }) => sum + byteLength, 0) };
 }
 
 /**
@@ -230,25 +276,24 @@ export async function convertAnd<T>(
   request: ConvertRequest,
   reporter: Reporter,
   signal: AbortSignal,
-  settle: (artifacts: ConvertedArtifact[]) => Promise<T>,
+  { later, before, settle }: ConvertSteps<T>,
 ): Promise<T> {
   const source = await openSource(request.source);
   const jobs = await planJobs(source, request);
-  const { forgetRun, isComplete, runPlan } = await import("../quantize/quantize.js");
+  const { forgetRun, runPlan } = await import("../quantize/quantize.js");
   const vouching = new Vouching(source, signal);
-  const described: (Described & { readonly unchanged: boolean })[] = [];
-  for (const { plan, output, metadata } of jobs) {
-    const one = describe(plan, layoutPlan(plan, output, metadata(), request.splitMaxBytes));
-    const same = { plan, output, metadata: metadata(), splitMaxBytes: request.splitMaxBytes };
-    const unchanged = !request.dryRun && ((await isComplete(same)) || (await vouching.holds(one)));
-    if (!request.dryRun && !unchanged) for (const path of one.files) await checkOutput(path, request.force);
-    described.push({ ...one, unchanged });
+  const surveyed: SurveyedJob[] = [];
+  for (const job of jobs) surveyed.push(await surveyJob(job, request, vouching));
+  if (!request.dryRun) {
+    const toWrite = surveyed.flatMap(({ unchanged, files }) => (unchanged ? [] : files));
+    const afterwards = later === undefined || toWrite.length === 0 ? [] : [laterFile(later, source, request)];
+    await checkSpace([...toWrite, ...afterwards]);
+    if (jobs[0] !== undefined) await before?.(jobs[0].metadata());
   }
   const artifacts: ConvertedArtifact[] = [];
-  for (const [index, { plan, output, metadata }] of jobs.entries()) {
-    const { unchanged, ...one } = described[index] as (typeof described)[number];
+  for (const { plan, output, metadata, artifact, unchanged } of surveyed) {
     if (request.dryRun || unchanged) {
-      artifacts.push({ ...one, outcome: unchanged ? "unchanged" : "planned", seconds: 0 });
+      artifacts.push({ ...artifact, outcome: unchanged ? "unchanged" : "planned", seconds: 0 });
       continue;
     }
     await makeFolder(dirname(output));
@@ -269,7 +314,7 @@ export async function convertAnd<T>(
     });
     reporter.finish(resumed > 0 ? `continued behind ${resumed} tensors` : "written");
     const seconds = (performance.now() - started) / 1000;
-    artifacts.push({ ...one, outcome: resumed > 0 ? "continued" : "written", seconds });
+    artifacts.push({ ...artifact, outcome: resumed > 0 ? "continued" : "written", seconds });
   }
   const settled = await settle(artifacts);
   if (!request.dryRun) for (const { output } of jobs) await forgetRun(output);

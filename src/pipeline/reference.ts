@@ -35,12 +35,15 @@ export function referenceType(source: ModelSource): "F32" | "BF16" {
 /**
  * Hands a reference file to `use`. A GGUF is its own reference; from the folder of a checkpoint one is
  * written to a temporary folder and removed afterwards, whatever happens.
+ *
+ * @param before called with the model's name when a reference has to be written, before that is done
  */
 export async function withReference<T>(
   path: string | null,
   options: { readonly threads: number; readonly memory: number },
   reporter: Reporter,
   signal: AbortSignal,
+  before: (name: string) => Promise<void>,
   use: (reference: Reference | null) => Promise<T>,
 ): Promise<T> {
   if (path === null) return use(null);
@@ -49,6 +52,7 @@ export async function withReference<T>(
     return use({ path: model.paths[0] ?? path, name: path });
   }
   const source = await openSource(path);
+  await before(source.name);
   const folder = await mkdtemp(join(tmpdir(), "lapidary-")).catch((error: unknown) => {
     throw outputFailure(tmpdir(), error);
   });

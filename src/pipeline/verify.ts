@@ -5,7 +5,7 @@ import type { Engine } from "../engines/types.js";
 import { chatRenderer } from "../gemma4/chat-template.js";
 import { isInstructionTuned, isInstructionTunedGguf } from "../gemma4/instruction-tuned.js";
 import { checkGateOptions, checkGates, type GateFailure, type Gates } from "../verify/gates.js";
-import { type VerifyResult, verifyModel } from "../verify/verify.js";
+import { checkText, type TextOptions, type VerifyResult, verifyModel } from "../verify/verify.js";
 import type { Reporter } from "./progress.js";
 import { withReference } from "./reference.js";
 import { hashText } from "./text-identity.js";
@@ -60,8 +60,7 @@ function bosText(metadata: GgufMetadata): string {
 }
 
 /** What the measurement has to know of a file, from its own metadata. */
-async function traits(model: GgufModel, names: readonly string[]) {
-  const { metadata } = model;
+async function traits({ metadata }: GgufModel, names: readonly string[]) {
   const template = text(metadata, "tokenizer.chat_template");
   const bos = bosText(metadata);
   return {
@@ -70,6 +69,44 @@ async function traits(model: GgufModel, names: readonly string[]) {
     bosText: bos,
     slidingWindow: integer(metadata, "gemma4.attention.sliding_window"),
   };
+}
+
+/** The text and how to cut it, for one model. */
+function textOptions(
+  engine: Engine,
+  model: GgufModel,
+  path: string,
+  { text: source, mode, context, chunks, threads }: MeasureOptions,
+): TextOptions {
+  return {
+    engine,
+    candidate: model.paths[0] ?? path,
+    ...(source === undefined ? {} : { text: source }),
+    mode,
+    context,
+    ...(chunks === undefined ? {} : { chunks }),
+    threads,
+  };
+}
+
+/**
+ * Finds out whether the text is enough for a measurement, before there is anything to measure.
+ *
+ * @param vocabulary file with the metadata of the model, with or without its tensors
+ * @param names as for `measureFile`
+ * @throws TextError when it is not
+ */
+export async function checkMeasurable(
+  engine: Engine,
+  vocabulary: string,
+  options: MeasureOptions,
+  names: readonly string[] = [],
+): Promise<void> {
+  const model = await openGguf(vocabulary);
+  await checkText({
+    ...textOptions(engine, model, vocabulary, options),
+    ...(await traits(model, names)),
+  });
 }
 
 /**
@@ -88,14 +125,8 @@ export async function measureFile(
 ): Promise<VerifyResult> {
   const model = await openGguf(candidate);
   return verifyModel({
-    engine,
-    candidate: model.paths[0] ?? candidate,
+    ...textOptions(engine, model, candidate, options),
     reference,
-    ...(options.text === undefined ? {} : { text: options.text }),
-    mode: options.mode,
-    context: options.context,
-    ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
-    threads: options.threads,
     signal,
     onProgress: (done, total) => reporter.progress({ done, total, unit: "windows" }),
     ...(await traits(model, names)),
@@ -125,28 +156,38 @@ export async function verify(
   await hashText(request.text);
   for (const file of request.files) await openGguf(file);
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
-  return withReference(request.reference, request, reporter, signal, async (reference) => {
-    const engine = await startLlamaEngine();
-    try {
-      const files: VerifyReport["files"][number][] = [];
-      const names = reference === null ? [] : [reference.name];
-      for (const file of request.files) {
-        reporter.start(`verify ${file}`);
-        const result = await measureFile(
-          engine,
-          file,
-          reference?.path ?? null,
-          request,
-          reporter,
-          signal,
-          names,
-        );
-        reporter.finish(outcomeOf(result));
-        files.push({ file, result, missed: checkGates(result, request.gates) });
-      }
-      return { files };
-    } finally {
-      await engine.close();
-    }
-  });
+  const engine = await startLlamaEngine();
+  try {
+    const checkFiles = async (name: string): Promise<void> => {
+      for (const file of request.files) await checkMeasurable(engine, file, request, [name]);
+    };
+    return await withReference(
+      request.reference,
+      request,
+      reporter,
+      signal,
+      checkFiles,
+      async (reference) => {
+        const files: VerifyReport["files"][number][] = [];
+        const names = reference === null ? [] : [reference.name];
+        for (const file of request.files) {
+          reporter.start(`verify ${file}`);
+          const result = await measureFile(
+            engine,
+            file,
+            reference?.path ?? null,
+            request,
+            reporter,
+            signal,
+            names,
+          );
+          reporter.finish(outcomeOf(result));
+          files.push({ file, result, missed: checkGates(result, request.gates) });
+        }
+        return { files };
+      },
+    );
+  } finally {
+    await engine.close();
+  }
 }

@@ -16,7 +16,7 @@ import { QuantizeError } from "./errors.js";
 import { identify, type InputIdentity, Journal, type JournalKey, journalPath } from "./journal.js";
 import { layoutPlan, type Metadata } from "./layout.js";
 import { Pace } from "./pace.js";
-import { checkSpace } from "./space.js";
+import { checkSpace, plannedFiles } from "./space.js";
 
 /** A running plan, about ten times a second. */
 export interface QuantizeProgress {
@@ -88,7 +88,7 @@ async function runLocked(options: RunPlanOptions, output: string): Promise<RunPl
   await checkPaths(inputPaths(options.plan), output, paths, overwrite);
   const key = await journalKey(options.plan, layout);
   const finished = await Journal.finished(output, key, overwrite);
-  await checkSpace(paths, layout);
+  await checkSpace(plannedFiles({ layout, paths }));
   const left = finished && finished.size > 0 ? await reopenGguf(output, layout, { overwrite }) : undefined;
   // A journal must not outlive the files that it tells of.
   if (left === undefined) await Journal.discard(output);

@@ -8,12 +8,11 @@ import { VerifyError } from "./errors.js";
 import { measure, type Measurement, type PartMeasurement, partMeasurements } from "./measurement.js";
 import { tokenizePieces, type TokenStream } from "./stream.js";
 
-export interface VerifyOptions {
+/** The text, and what has to be known of a model to read it. */
+export interface TextOptions {
   readonly engine: Engine;
   /** Path of the model file to judge. */
   readonly candidate: string;
-  /** Path of the file it is held against, usually the BF16 one; null for perplexity alone. */
-  readonly reference: string | null;
   /** File or folder that `loadDocuments` understands; the set that comes with lapidary when left out. */
   readonly text?: string;
   /** `auto` when left out. */
@@ -28,9 +27,14 @@ export interface VerifyOptions {
   readonly context?: number;
   /** Windows to run at most; all of the text when left out. */
   readonly chunks?: number;
+  readonly threads: number;
+}
+
+export interface VerifyOptions extends TextOptions {
+  /** Path of the file the candidate is held against, usually the BF16 one; null for perplexity alone. */
+  readonly reference: string | null;
   /** Tokens that a sliding layer of the model sees; long windows are left out when it is not given. */
   readonly slidingWindow?: number | null;
-  readonly threads: number;
   readonly signal?: AbortSignal;
   /** Windows done, of all that will be run. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -93,6 +97,52 @@ async function commonStream(
   return stream;
 }
 
+/** The text in pieces, before any model sees it. */
+async function readText(options: TextOptions) {
+  const source = options.text ?? evaluationSet();
+  const mode = resolveMode(options.mode ?? "auto", options.instructionTuned ?? false);
+  const pieces = textPieces(await loadDocuments(source), mode, {
+    render: options.render ?? null,
+    ...(options.bosText === undefined ? {} : { bos: options.bosText }),
+  });
+  return { source, mode, pieces };
+}
+
+function cutWindows(
+  { tokens }: TokenStream,
+  pieces: readonly { readonly file: string }[],
+  bos: number | null,
+  { context = defaultContext, chunks }: TextOptions,
+): PlacedWindow[] {
+  return packWindows(tokens, {
+    context,
+    bos,
+    spread: new Set(pieces.map((piece) => piece.file)).size > 1,
+    ...(chunks === undefined ? {} : { chunks }),
+  });
+}
+
+function bosOf({ model }: LoadedModel): number | null {
+  return model.addsBos ? model.bos : null;
+}
+
+/**
+ * Finds out whether a text can be measured with a model, from the model's vocabulary alone: the candidate's
+ * file needs no tensors.
+ *
+ * @throws TextError when the text cannot be read, or is shorter than one window
+ */
+export async function checkText(options: TextOptions): Promise<void> {
+  const { engine, candidate, threads, context = defaultContext } = options;
+  const { pieces } = await readText(options);
+  const loaded = await engine.load(candidate, { threads, context, vocabularyOnly: true });
+  try {
+    cutWindows(await tokenizePieces(engine, loaded, pieces), pieces, bosOf(loaded), options);
+  } finally {
+    await engine.unload(loaded.handle).catch(() => undefined);
+  }
+}
+
 /**
  * Measures a model file in the runtime its users run: perplexity of the text, and, against a reference,
  * KL divergence, agreement of the first choice and the change of the true token's probability. Both files
@@ -105,13 +155,7 @@ async function commonStream(
  */
 export async function verifyModel(options: VerifyOptions): Promise<VerifyResult> {
   const { engine, threads, signal, slidingWindow = null, context = defaultContext } = options;
-  const source = options.text ?? evaluationSet();
-  const mode = resolveMode(options.mode ?? "auto", options.instructionTuned ?? false);
-  const documents = await loadDocuments(source);
-  const pieces = textPieces(documents, mode, {
-    render: options.render ?? null,
-    ...(options.bosText === undefined ? {} : { bos: options.bosText }),
-  });
+  const { source, mode, pieces } = await readText(options);
   const longLength = slidingWindow === null ? 0 : 4 * slidingWindow;
 
   const loaded: LoadedModel[] = [];
@@ -123,13 +167,8 @@ export async function verifyModel(options: VerifyOptions): Promise<VerifyResult>
     }
     const candidate = loaded.at(-1) as LoadedModel;
     const stream = await commonStream(engine, loaded, pieces);
-    const bos = candidate.model.addsBos ? candidate.model.bos : null;
-    const windows = packWindows(stream.tokens, {
-      context,
-      bos,
-      spread: new Set(pieces.map((piece) => piece.file)).size > 1,
-      ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
-    });
+    const bos = bosOf(candidate);
+    const windows = cutWindows(stream, pieces, bos, options);
     const long = slidingWindow === null ? null : longWindows(stream.tokens, { slidingWindow, bos });
 
     const total = windows.length + (long?.length ?? 0);

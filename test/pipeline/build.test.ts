@@ -3,10 +3,12 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type BuildRequest, build } from "../../src/pipeline/build.js";
+import { convert } from "../../src/pipeline/convert.js";
 import { hashFile } from "../../src/pipeline/hash.js";
 import type { Manifest } from "../../src/pipeline/manifest.js";
 import { type Reporter, silent } from "../../src/pipeline/progress.js";
 import { convertRequest, nanoCheckpoint, scratchFolder } from "../support/convert.js";
+import { mountTmpfs } from "../support/tmpfs.js";
 
 function request(changes: Partial<BuildRequest> = {}): BuildRequest {
   return {
@@ -24,8 +26,9 @@ function request(changes: Partial<BuildRequest> = {}): BuildRequest {
   };
 }
 
-const run = (changes: Partial<BuildRequest>, reporter = silent) =>
-  build(request(changes), reporter, new AbortController().signal);
+const never = new AbortController().signal;
+
+const run = (changes: Partial<BuildRequest>, reporter = silent) => build(request(changes), reporter, never);
 
 function manifestOf(folder: string): Manifest {
   return JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8")) as Manifest;
@@ -133,6 +136,29 @@ describe("build", () => {
       "nano-e-Q4_0.gguf",
       "nano-e-Q8_0.gguf",
     ]);
+  });
+
+  it("finds a text that is too short for a window before it writes anything", async () => {
+    const out = scratchFolder();
+    const text = join(scratchFolder(), "short.txt");
+    writeFileSync(text, "Twelve words are not enough to fill a window of so many tokens.\n".repeat(3));
+    await expect(run({ out, text })).rejects.toMatchObject({ code: "text-short", exitCode: 2 });
+    expect(readdirSync(out)).toEqual([]);
+    // Judged by tokens: the same text fills smaller windows.
+    const { manifest } = await run({ out, text, context: 16, types: ["Q8_0"] });
+    expect(manifest.artifacts[0]?.verification?.windows.windows).toBe(3);
+  });
+
+  it("finds a disk that is too small for files and reference together before it writes anything", async (context) => {
+    const { bytes } = (await convert(convertRequest({ types: ["Q8_0"], dryRun: true }), silent, never))[0]!;
+    // Room for the file and for the reference (F32, four times as large), each alone.
+    const disk = mountTmpfs(Math.round(bytes * 4.2));
+    if (disk === undefined) return context.skip();
+    await expect(run({ out: disk.folder, types: ["Q8_0"] })).rejects.toMatchObject({
+      code: "disk-too-small",
+      exitCode: 1,
+    });
+    expect(readdirSync(disk.folder)).toEqual([]);
   });
 
   it("keeps away from a folder that another build is at", async () => {

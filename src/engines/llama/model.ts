@@ -45,12 +45,14 @@ export class Model {
   /** Tokens that the longest window may have. */
   readonly context: number;
   readonly #llama: Llama;
+  readonly #vocabularyOnly: boolean;
   readonly #model: Pointer;
   readonly #vocabulary: Pointer;
   #scoring: Pointer | null = null;
 
   private constructor(llama: Llama, model: Pointer, path: string, options: LoadOptions) {
     this.#llama = llama;
+    this.#vocabularyOnly = options.vocabularyOnly ?? false;
     this.#model = model;
     this.#vocabulary = llama.vocabulary(model);
     this.threads = options.threads;
@@ -72,7 +74,8 @@ export class Model {
    */
   static async load(llama: Llama, path: string, options: LoadOptions): Promise<Model> {
     checkOptions(options);
-    const model = await llama.loadModel(path, llama.modelParams());
+    const params = { ...llama.modelParams(), vocab_only: options.vocabularyOnly ?? false };
+    const model = await llama.loadModel(path, params);
     if (model === null) {
       throw new LoggedError("engine-load", `llama.cpp could not load ${path}.`, {
         advice: "Check that the file is complete and of an architecture that this llama.cpp knows.",
@@ -98,8 +101,12 @@ export class Model {
    * sliding layers no longer than their window: as llama-perplexity and llama-bench have it.
    *
    * @throws LoggedError when there is not enough memory
+   * @throws EngineError when the model was loaded without its weights
    */
   async newContext(params: Params): Promise<Pointer> {
+    if (this.#vocabularyOnly) {
+      throw new EngineError("engine-handle", `${this.info.path} is loaded without its weights.`);
+    }
     const context = await this.#llama.newContext(this.#model, {
       ...this.#llama.contextParams(),
       swa_full: false,
