@@ -50,5 +50,10 @@ export interface BlockType {
 /** Unpacks whole blocks; `out.length` is a multiple of the type's values per block. */
 export type Decoder = (blocks: Uint8Array, out: Float32Array) => void;
 
-/** Packs whole blocks with ggml's own method, byte for byte. */
-export type Encoder = (values: Float32Array, out: Uint8Array) => void;
+/**
+ * Packs whole blocks with ggml's own method, byte for byte.
+ *
+ * @param importance weight of each value, as many as there are values, which are then one row; types whose
+ *   method has no use for it ignore it
+ */
+export type Encoder = (values: Float32Array, out: Uint8Array, importance?: Float32Array) => void;

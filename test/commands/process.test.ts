@@ -196,7 +196,7 @@ describe("a conversion of a gigabyte", () => {
   });
 
   it("says that a folder cannot be written to", async (ctx) => {
-    const disk = mountTmpfs(MiB);
+    const disk = mountTmpfs(2 ** 24);
     if (disk === undefined) {
       ctx.skip("mounting a file system is not permitted");
       return;

@@ -62,3 +62,32 @@ export function firstDifference(a: Uint8Array, b: Uint8Array): number {
   if (a.length !== b.length) return Math.min(a.length, b.length);
   return a.findIndex((byte, index) => byte !== b[index]);
 }
+
+/** The values with zero in the place of those that no half holds. */
+export function withinHalf(values: Float32Array): Float32Array {
+  return values.map((value) => (Math.abs(value) > 65504 ? 0 : value));
+}
+
+const importanceFills: Readonly<Record<string, Fill>> = {
+  even: () => 1,
+  "mean squares": (random) => normal(random) ** 2 * 0.3,
+  "few matter": (random) => (random() < 0.05 ? 900 : 0.001),
+  "some never used": (random) => (random() < 0.3 ? 0 : random()),
+  none: () => 0,
+  wide: (random) => 2 ** ((random() - 0.5) * 40),
+};
+
+/** An importance of `count` columns, not negative: one of the fills on every 32. */
+export function importances(count: number): fc.Arbitrary<Float32Array> {
+  return fc
+    .record({
+      seed: fc.nat(),
+      names: fc.array(fc.constantFrom(...Object.keys(importanceFills)), { minLength: 1, maxLength: 4 }),
+    })
+    .map(({ seed, names }) => {
+      const random = randomFrom(seed);
+      return Float32Array.from({ length: count }, (_, index) =>
+        (importanceFills[names[(index >> 5) % names.length] ?? "even"] ?? normal)(random, index),
+      );
+    });
+}

@@ -23,16 +23,22 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
 export const encodable: readonly BlockTypeName[] = [...encoders.keys()];
 
 /**
- * Packs finite values with ggml's own method (no importance), byte for byte. This is the plain statement of
+ * Packs finite values with ggml's own method, byte for byte. This is the plain statement of
  * each method that the kernels are held to; it is some ten times slower than they are.
  *
  * A scale beyond the range of a half becomes infinite, as in ggml; the kernels refuse such blocks.
  *
- * @param values whole blocks
+ * @param values whole blocks; whole rows when there is an importance
  * @param out exactly the bytes of those blocks
+ * @param importance weight of each column of a row, finite and not negative
  * @throws BlockError `not-encodable`, `uneven-row` or `wrong-length`
  */
-export function encode(name: BlockTypeName, values: Float32Array, out: Uint8Array): void {
+export function encode(
+  name: BlockTypeName,
+  values: Float32Array,
+  out: Uint8Array,
+  importance?: Float32Array,
+): void {
   const encoder = encoders.get(name);
   if (encoder === undefined) {
     throw new BlockError("not-encodable", `values cannot be written as ${name}`, {
@@ -46,5 +52,16 @@ export function encode(name: BlockTypeName, values: Float32Array, out: Uint8Arra
       `${values.length} values of ${name} take ${bytes} bytes, not ${out.length}`,
     );
   }
-  encoder(values, out);
+  if (importance === undefined) return encoder(values, out);
+  if (values.length % importance.length !== 0) {
+    throw new BlockError(
+      "uneven-row",
+      `${values.length} values are not whole rows of ${importance.length}, for which there is an importance`,
+    );
+  }
+  const row = importance.length;
+  const rowLength = rowBytes(name, row);
+  for (let first = 0, at = 0; first < values.length; first += row, at += rowLength) {
+    encoder(values.subarray(first, first + row), out.subarray(at, at + rowLength), importance);
+  }
 }

@@ -1,10 +1,13 @@
 import { BlockError } from "../errors.js";
-import { rowBytes } from "../table.js";
+import { blockType, rowBytes } from "../table.js";
 import type { BlockTypeName } from "../types.js";
 
-/** Types the kernels read and write; the index is the number that the compiled code knows them by. */
+/** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
 const targets: readonly BlockTypeName[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K"];
+
+/** Types that the kernels can take an importance for. */
+const weighted: ReadonlySet<BlockTypeName> = new Set();
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
@@ -14,12 +17,26 @@ const MAX_CAPACITY = 2 ** 28;
 
 const PAGE = 65_536;
 
+function align(at: number): number {
+  return Math.ceil(at / SLACK) * SLACK;
+}
+
 /** What the compiled module exports (assembly/index.ts). */
 interface Exports {
   readonly memory: WebAssembly.Memory;
   readonly problem: WebAssembly.Global;
   base(): number;
-  convert(source: number, target: number, input: number, output: number, values: number): number;
+  convert(
+    source: number,
+    target: number,
+    input: number,
+    output: number,
+    values: number,
+    weights: number,
+    row: number,
+    blockValues: number,
+    blockBytes: number,
+  ): number;
 }
 
 /** Why a conversion stopped: a value is NaN or infinite, or the target cannot represent a finite one. */
@@ -32,10 +49,14 @@ export type ConversionProblem = "non-finite" | "overflow";
  * Every target is byte for byte what `encode` gives, which is byte for byte what ggml gives without importance.
  */
 export class Kernels {
-  /** The input region, `capacityValues * 4` bytes. */
-  readonly input: Uint8Array;
   readonly #exports: Exports;
-  readonly #outputRegion: Uint8Array;
+  readonly #capacity: number;
+  /** First byte of the regions. */
+  readonly #inputAt: number;
+  readonly #outputAt: number;
+  #weightsAt = 0;
+  #weightsCapacity = 0;
+  #input: Uint8Array;
   #output: Uint8Array;
   #lastProblem: ConversionProblem | undefined;
 
@@ -52,14 +73,19 @@ export class Kernels {
       );
     }
     this.#exports = new WebAssembly.Instance(module).exports as unknown as Exports;
-    const align = (at: number): number => Math.ceil(at / SLACK) * SLACK;
+    this.#capacity = capacityValues;
     const region = align(capacityValues * 4) + SLACK;
-    const start = align(this.#exports.base());
+    this.#inputAt = align(this.#exports.base());
+    this.#outputAt = this.#inputAt + region;
     const { memory } = this.#exports;
-    memory.grow(Math.ceil((start + 2 * region) / PAGE) - memory.buffer.byteLength / PAGE);
-    this.input = new Uint8Array(memory.buffer, start, capacityValues * 4);
-    this.#outputRegion = new Uint8Array(memory.buffer, start + region, capacityValues * 4);
-    this.#output = this.#outputRegion.subarray(0, 0);
+    memory.grow(Math.ceil((this.#inputAt + 2 * region) / PAGE) - memory.buffer.byteLength / PAGE);
+    this.#input = new Uint8Array(memory.buffer, this.#inputAt, capacityValues * 4);
+    this.#output = this.#input.subarray(0, 0);
+  }
+
+  /** The input region, `capacityValues * 4` bytes; `convert` may put another array in its place. */
+  get input(): Uint8Array {
+    return this.#input;
   }
 
   /** Whether `convert` knows a pair of types. */
@@ -67,45 +93,82 @@ export class Kernels {
     return sources.includes(source) && targets.includes(target);
   }
 
+  /** Whether an importance makes a difference to a target. */
+  static heedsImportance(target: BlockTypeName): boolean {
+    return weighted.has(target);
+  }
+
   /**
    * Converts `values` values at the start of the input region. For equal types the values are only checked and
    * `output` is the input itself.
    *
-   * @param values whole blocks of the target
+   * @param values whole blocks of the target, and whole rows when there is an importance
+   * @param importance weight of each column of a row, finite and not negative; types that do not heed it
+   *   ignore it
    * @returns index of the first value that is NaN or infinite, or that is out of range of the target: a half
    *   ends at 65504, also as the scale of a block (the value is then the first of the largest magnitude in its
    *   block); −1 when there is none. `lastProblem` says which; `output` is then empty.
    * @throws BlockError `not-encodable`, `uneven-row` or `over-capacity`
    */
-  convert(source: BlockTypeName, target: BlockTypeName, values: number): number {
+  convert(source: BlockTypeName, target: BlockTypeName, values: number, importance?: Float32Array): number {
     if (!Kernels.supports(source, target)) {
       throw new BlockError("not-encodable", `values of type ${source} cannot be converted to ${target}`, {
         advice: `The kernels read ${sources.join(", ")} and write ${targets.join(", ")}.`,
       });
     }
     const bytes = rowBytes(target, values);
-    if (values * 4 > this.input.length) {
+    if (values > this.#capacity) {
       throw new BlockError(
         "over-capacity",
-        `${values} values are more than the ${this.input.length / 4} that the kernels have room for`,
+        `${values} values are more than the ${this.#capacity} that the kernels have room for`,
       );
     }
+    const weights = Kernels.heedsImportance(target) ? importance : undefined;
+    if (weights !== undefined && values % weights.length !== 0) {
+      throw new BlockError(
+        "uneven-row",
+        `${values} values are not whole rows of ${weights.length}, for which there is an importance`,
+      );
+    }
+    const type = blockType(target);
     const index = this.#exports.convert(
-      sources.indexOf(source),
-      targets.indexOf(target),
-      this.input.byteOffset,
-      this.#outputRegion.byteOffset,
+      blockType(source).id,
+      type.id,
+      this.#inputAt,
+      this.#outputAt,
       values,
+      weights === undefined ? 0 : this.#placeWeights(weights),
+      weights?.length ?? values,
+      type.values,
+      type.bytes,
     );
     if (index >= 0) {
       this.#lastProblem = this.#exports.problem.value === 1 ? "non-finite" : "overflow";
-      this.#output = this.#outputRegion.subarray(0, 0);
+      this.#output = this.#input.subarray(0, 0);
     } else {
       this.#lastProblem = undefined;
-      const region = source === target ? this.input : this.#outputRegion;
-      this.#output = region.subarray(0, bytes);
+      const start = source === target ? this.#inputAt : this.#outputAt;
+      this.#output = new Uint8Array(this.#exports.memory.buffer, start, bytes);
     }
     return index;
+  }
+
+  /** Copies weights into the memory of the kernels, which grows for the longest row so far. */
+  #placeWeights(weights: Float32Array): number {
+    if (weights.length > this.#weightsCapacity) {
+      this.#weightsAt = this.#grow(weights.length * 4 + SLACK);
+      this.#weightsCapacity = weights.length;
+    }
+    new Float32Array(this.#exports.memory.buffer, this.#weightsAt, weights.length).set(weights);
+    return this.#weightsAt;
+  }
+
+  /** Adds memory and returns where it starts; all views of the memory are made anew. */
+  #grow(bytes: number): number {
+    const { memory } = this.#exports;
+    const start = memory.grow(Math.ceil(bytes / PAGE)) * PAGE;
+    this.#input = new Uint8Array(memory.buffer, this.#inputAt, this.#capacity * 4);
+    return start;
   }
 
   /** The bytes that the last `convert` made; valid until the next one. */

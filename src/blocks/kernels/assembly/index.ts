@@ -1,10 +1,11 @@
-// Entry points of the kernels. The sources and targets are numbered as in `kernels.ts`.
+// Entry points of the kernels. Types are numbered as in GGUF files; see `table.ts`.
 
 import { check, plain } from "./plain";
 import { clearProblem } from "./problem";
 import { q4_0 } from "./q4_0";
 import { q6_k } from "./q6_k";
 import { q8_0 } from "./q8_0";
+import { rows } from "./rows";
 
 export { problem } from "./problem";
 
@@ -14,38 +15,63 @@ export function base(): usize {
 }
 
 /** Reads bfloat16 (u16), half (i16) or float32 (f32): see `number.ts`. */
-function from<S>(target: i32, input: usize, output: usize, values: i32): i32 {
+function from<S>(
+  target: i32,
+  input: usize,
+  output: usize,
+  values: i32,
+  weights: usize,
+  row: i32,
+  blockValues: i32,
+  blockBytes: i32,
+): i32 {
   switch (target) {
     case 0:
       return isFloat<S>() ? check<S>(input, values) : plain<S, f32>(input, output, values);
     case 1:
       return !isFloat<S>() && isSigned<S>() ? check<S>(input, values) : plain<S, i16>(input, output, values);
-    case 2:
+    case 30:
       return !isFloat<S>() && !isSigned<S>() ? check<S>(input, values) : plain<S, u16>(input, output, values);
-    case 3:
+    case 8:
       return q8_0<S>(input, output, values);
-    case 4:
-      return q4_0<S>(input, output, values);
-    case 5:
-      return q6_k<S>(input, output, values);
+    case 2:
+      if (weights === 0) return q4_0<S>(input, output, values);
+      break;
+    case 14:
+      if (weights === 0) return q6_k<S>(input, output, values);
+      break;
   }
-  return unreachable();
+  return rows<S>(target, input, output, values, weights, row, blockValues, blockBytes);
 }
 
 /**
  * Converts `values` values, whole blocks of the target. Equal types are only checked: nothing is written.
  *
+ * @param weights float32 importance of each column of a row, or 0 for none
+ * @param row values in a row; `values` is whole rows when there are weights
+ * @param blockValues values in a block of the target
+ * @param blockBytes bytes of a block of the target
  * @returns index of the value that stopped it (see `problem`), or -1
  */
-export function convert(source: i32, target: i32, input: usize, output: usize, values: i32): i32 {
+export function convert(
+  source: i32,
+  target: i32,
+  input: usize,
+  output: usize,
+  values: i32,
+  weights: usize,
+  row: i32,
+  blockValues: i32,
+  blockBytes: i32,
+): i32 {
   clearProblem();
   switch (source) {
     case 0:
-      return from<f32>(target, input, output, values);
+      return from<f32>(target, input, output, values, weights, row, blockValues, blockBytes);
     case 1:
-      return from<i16>(target, input, output, values);
-    case 2:
-      return from<u16>(target, input, output, values);
+      return from<i16>(target, input, output, values, weights, row, blockValues, blockBytes);
+    case 30:
+      return from<u16>(target, input, output, values, weights, row, blockValues, blockBytes);
   }
   return unreachable();
 }

@@ -1,0 +1,4 @@
+/** Encodes IQ1_S (19) and IQ1_M (29): see `encodeBlocks`. */
+export function encodeTernaryLattice(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
+  unreachable();
+}
