@@ -1,9 +1,10 @@
 // Speed of the kernels beside ggml's own encoders, one thread, the same normal values, in one run.
 //
-//   npm run build && node bench/kernels.mjs [rounds]
+//   npm run build && node bench/kernels.mjs [--rounds N] [--only TYPE,…] [--from F32,F16,BF16] [--json]
 //
-// Rounds of ours and ggml's alternate, so a change in the machine's load meets both; the medians are printed in
-// MB of float32 values a second (BF16 input is half of that in bytes). Outputs are compared first.
+// Every type is encoded without an importance and, where it heeds one, with one. Rounds of ours and ggml's
+// alternate, so a change in the machine's load meets both; medians of processor time are printed in MB of float32
+// values a second (BF16 input is half of that in bytes). Outputs are compared first.
 //
 // ggml's calls run on a thread of koffi's pool. Its library is SSE code, and on the thread that ran JavaScript or
 // WebAssembly before (AVX code) it was seen to take up to three times as long: Q6_K 43 in place of 130 MB/s.
@@ -11,30 +12,32 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { promisify } from "node:util";
+import { parseArgs, promisify } from "node:util";
 import koffi from "koffi";
-import { compileKernels } from "../dist/src/blocks/kernels/load.js";
-import { Kernels } from "../dist/src/blocks/kernels/kernels.js";
+import { encodable } from "../dist/src/blocks/encode/encode.js";
 import {
+  bfloatsToFloats,
   floatsToBfloats,
   floatsToHalves,
-  bfloatsToFloats,
   halvesToFloats,
 } from "../dist/src/blocks/floats.js";
+import { Kernels } from "../dist/src/blocks/kernels/kernels.js";
+import { compileKernels } from "../dist/src/blocks/kernels/load.js";
 import { blockType, rowBytes } from "../dist/src/blocks/table.js";
 
+const { values: flags } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "9" },
+    only: { type: "string", default: encodable.join(",") },
+    from: { type: "string", default: "BF16" },
+    json: { type: "boolean", default: false },
+  },
+});
+const ROW = 4096;
 const VALUES = 2 ** 20;
-const rounds = Number(process.argv[2] ?? 9);
-
-const targets = [
-  ["F32", 1],
-  ["F16", 1],
-  ["BF16", 1],
-  ["Q8_0", 1],
-  ["Q4_0", 1],
-  ["Q6_K", 16],
-];
 const widths = { F32: 4, F16: 2, BF16: 2 };
+/** ggml ends the process when these are asked for without an importance. */
+const needy = new Set(["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"]);
 
 function openGgml() {
   if (process.platform !== "linux" || process.arch !== "x64") return undefined;
@@ -48,7 +51,7 @@ function openGgml() {
 }
 
 /** Normal values from a fixed seed, with the spread of a trained matrix. */
-function normalValues(count) {
+function normalValues(count, scale) {
   let state = 1;
   const uniform = () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -56,7 +59,7 @@ function normalValues(count) {
   };
   return Float32Array.from(
     { length: count },
-    () => 0.02 * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
+    () => scale * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
   );
 }
 
@@ -76,10 +79,24 @@ function asSource(source, values) {
   return { bytes, rounded };
 }
 
-async function megabytesPerSecond(values, work) {
-  const start = performance.now();
+/** MB of float32 a second of this process's time; nothing else runs in it. */
+async function speed(count, work) {
+  const before = process.cpuUsage();
   await work();
-  return (values * 4) / 1000 / (performance.now() - start);
+  const { user, system } = process.cpuUsage(before);
+  return (count * 4) / (user + system);
+}
+
+/** Rows that take some 30 ms. */
+async function fitting(work) {
+  let count = ROW;
+  while (count < VALUES) {
+    const start = performance.now();
+    await work(count);
+    if (performance.now() - start > 15) break;
+    count *= 2;
+  }
+  return count;
 }
 
 function median(numbers) {
@@ -89,37 +106,64 @@ function median(numbers) {
 const quantizeChunk = openGgml();
 const quantizeAsync = quantizeChunk && promisify(quantizeChunk.async);
 const kernels = new Kernels(await compileKernels(), VALUES);
-const values = normalValues(VALUES);
+const values = normalValues(VALUES, 0.02);
+const importance = normalValues(ROW, 1).map((value) => value * value);
+const results = [];
 
-process.stdout.write("source  target     ours     ggml    ratio   (MB of float32 a second, medians)\n");
-for (const source of Object.keys(widths)) {
+/** One line of the table. */
+async function compare(source, target, rounded, given) {
+  const ours = (count) => {
+    if (kernels.convert(source, target, count, given) >= 0) throw new Error(`${target} refuses the values`);
+  };
+  const out = new Uint8Array(rowBytes(target, VALUES));
+  const theirs = (count) =>
+    quantizeAsync(blockType(target).id, rounded, out, 0n, BigInt(count / ROW), BigInt(ROW), given ?? null);
+  const count = await fitting(ours);
+  // To float32 ggml only copies; equal types ours only checks.
+  const compared =
+    quantizeChunk !== undefined &&
+    target !== "F32" &&
+    source !== target &&
+    (given !== undefined || !needy.has(target));
+  let theirCount = ROW;
+  if (compared) {
+    theirCount = await fitting(theirs);
+    const both = Math.min(count, theirCount);
+    ours(both);
+    await theirs(both);
+    if (!kernels.output.every((byte, i) => byte === out[i])) {
+      throw new Error(`${source} to ${target}: the bytes differ from ggml's`);
+    }
+  }
+  const speeds = { ours: [], theirs: [] };
+  for (let round = 0; round < Number(flags.rounds); round++) {
+    speeds.ours.push(await speed(count, () => ours(count)));
+    if (compared) speeds.theirs.push(await speed(theirCount, () => theirs(theirCount)));
+  }
+  const own = median(speeds.ours);
+  const other = compared ? median(speeds.theirs) : null;
+  return { source, target, importance: given !== undefined, ours: own, ggml: other };
+}
+
+if (!flags.json) {
+  process.stdout.write("source  target   importance     ours     ggml    ratio   (MB of float32 a second)\n");
+}
+for (const source of flags.from.split(",")) {
   const { bytes, rounded } = asSource(source, values);
   kernels.input.set(bytes);
-  for (const [target, fraction] of targets) {
-    const count = VALUES / fraction;
-    const expected = new Uint8Array(rowBytes(target, count));
-    const ours = () => kernels.convert(source, target, count);
-    const theirs = () => quantizeAsync(blockType(target).id, rounded, expected, 0n, 1n, BigInt(count), null);
-    ours();
-    // To float32 ggml only copies; equal types ours only checks.
-    const compared = quantizeChunk !== undefined && target !== "F32" && source !== target;
-    if (compared) {
-      await theirs();
-      if (!kernels.output.every((byte, i) => byte === expected[i])) {
-        throw new Error(`${source} to ${target}: the bytes differ from ggml's`);
-      }
+  for (const target of flags.only.split(",")) {
+    const kinds = Kernels.heedsImportance(target) ? [undefined, importance] : [undefined];
+    for (const given of kinds) {
+      const result = await compare(source, target, rounded, given);
+      results.push(result);
+      if (flags.json) continue;
+      const { ours, ggml } = result;
+      const cells = [ours.toFixed(0).padStart(8)];
+      if (ggml !== null) cells.push(ggml.toFixed(0).padStart(8), (ours / ggml).toFixed(2).padStart(8));
+      process.stdout.write(
+        `${source.padEnd(7)} ${target.padEnd(8)} ${(given ? "yes" : "no").padEnd(10)} ${cells.join(" ")}\n`,
+      );
     }
-    const speeds = { ours: [], theirs: [] };
-    for (let round = 0; round < rounds; round++) {
-      speeds.ours.push(await megabytesPerSecond(count, ours));
-      if (compared) speeds.theirs.push(await megabytesPerSecond(count, theirs));
-    }
-    const own = median(speeds.ours);
-    const line = [source.padEnd(7), target.padEnd(6), own.toFixed(0).padStart(8)];
-    if (compared) {
-      const other = median(speeds.theirs);
-      line.push(other.toFixed(0).padStart(8), (own / other).toFixed(2).padStart(8));
-    }
-    process.stdout.write(`${line.join(" ")}\n`);
   }
 }
+if (flags.json) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
