@@ -1,3 +1,4 @@
+import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
 import { blockType, rowBytes } from "../table.js";
 import type { BlockTypeName } from "../types.js";
@@ -5,6 +6,17 @@ import type { BlockTypeName } from "../types.js";
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
 const targets: readonly BlockTypeName[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K"];
+
+/** The lattices of the types that are searched on one. */
+const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
+  ["IQ1_S", "iq1s"],
+  ["IQ1_M", "iq1s"],
+  ["IQ2_XXS", "iq2xxs"],
+  ["IQ2_XS", "iq2xs"],
+  ["IQ2_S", "iq2s"],
+  ["IQ3_XXS", "iq3xxs"],
+  ["IQ3_S", "iq3s"],
+]);
 
 /** Types that the kernels can take an importance for. */
 const weighted: ReadonlySet<BlockTypeName> = new Set();
@@ -26,6 +38,8 @@ interface Exports {
   readonly memory: WebAssembly.Memory;
   readonly problem: WebAssembly.Global;
   base(): number;
+  tableBytes(target: number): number;
+  makeTables(target: number, at: number): void;
   convert(
     source: number,
     target: number,
@@ -54,6 +68,7 @@ export class Kernels {
   /** First byte of the regions. */
   readonly #inputAt: number;
   readonly #outputAt: number;
+  readonly #prepared = new Set<BlockTypeName>();
   #weightsAt = 0;
   #weightsCapacity = 0;
   #input: Uint8Array;
@@ -131,6 +146,7 @@ export class Kernels {
       );
     }
     const type = blockType(target);
+    this.#prepare(target);
     const index = this.#exports.convert(
       blockType(source).id,
       type.id,
@@ -151,6 +167,18 @@ export class Kernels {
       this.#output = new Uint8Array(this.#exports.memory.buffer, start, bytes);
     }
     return index;
+  }
+
+  /** Makes the tables of a type that is searched on a lattice, once. */
+  #prepare(target: BlockTypeName): void {
+    const name = lattices.get(target);
+    if (name === undefined || this.#prepared.has(target)) return;
+    const { id } = blockType(target);
+    const points = grid(name);
+    const at = this.#grow(this.#exports.tableBytes(id));
+    new Int8Array(this.#exports.memory.buffer, at, points.length).set(points);
+    this.#exports.makeTables(id, at);
+    this.#prepared.add(target);
   }
 
   /** Copies weights into the memory of the kernels, which grows for the longest row so far. */

@@ -1,5 +1,7 @@
 // Entry points of the kernels. Types are numbered as in GGUF files; see `table.ts`.
 
+import { latticeTableBytes, makeLatticeTables } from "./lattice/index";
+import { makeTernaryTables, ternaryTableBytes } from "./lattice/ternary";
 import { check, plain } from "./plain";
 import { clearProblem } from "./problem";
 import { q4_0 } from "./q4_0";
@@ -12,6 +14,24 @@ export { problem } from "./problem";
 /** First byte that is free for the input and output of conversions. */
 export function base(): usize {
   return __heap_base;
+}
+
+/**
+ * Bytes of the tables that a target needs; 0 for most. Types that share a grid share no tables: who writes two
+ * of them in one run is rare.
+ */
+export function tableBytes(target: i32): i32 {
+  if (target === 19 || target === 29) return ternaryTableBytes(target);
+  return latticeTableBytes(target);
+}
+
+/**
+ * Makes a target's tables. Their first bytes hold the points of its grid as `grid` in `decode/grids.ts` gives
+ * them, and `tableBytes` bytes are free there, aligned to 64.
+ */
+export function makeTables(target: i32, at: usize): void {
+  if (target === 19 || target === 29) makeTernaryTables(target, at);
+  else makeLatticeTables(target, at);
 }
 
 /** Reads bfloat16 (u16), half (i16) or float32 (f32): see `number.ts`. */
