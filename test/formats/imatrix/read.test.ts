@@ -2,50 +2,19 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gguf as readWithHub } from "@huggingface/gguf";
 import { describe, expect, it } from "vitest";
-import { planGguf } from "../../../formats/gguf/plan.js";
 import { readGguf } from "../../../formats/gguf/read.js";
 import { openFile } from "../../../formats/file-source.js";
 import { readImportance } from "../../../formats/imatrix/read.js";
 import { scratchFolder } from "../../support/convert.js";
+import { writeFloats } from "../../support/imatrix.js";
 
 const reference = "fixtures/reference/imatrix.gguf";
 
-/** Writes a GGUF whose tensors are float32 lists. */
 function ggufOf(
   lists: Readonly<Record<string, readonly number[]>>,
-  metadata: Parameters<typeof planGguf>[0]["metadata"] = [
-    ["imatrix.datasets", { type: "array", of: "string", value: stringsOf(["a/b.txt"]) }],
-    ["imatrix.chunk_count", { type: "u32", value: 3 }],
-    ["imatrix.chunk_size", { type: "u32", value: 512 }],
-  ],
+  metadata?: Parameters<typeof writeFloats>[2],
 ): string {
-  const layout = planGguf({
-    metadata,
-    tensors: Object.entries(lists).map(([name, list]) => ({ name, type: "F32", ne: [list.length] })),
-  });
-  const bytes = new Uint8Array(layout.size);
-  bytes.set(layout.parts[0]?.header ?? []);
-  for (const { name, offset } of layout.tensors) {
-    bytes.set(new Uint8Array(Float32Array.from(lists[name] ?? []).buffer), offset);
-  }
-  const path = join(scratchFolder(), "imatrix.gguf");
-  writeFileSync(path, bytes);
-  return path;
-}
-
-function stringsOf(list: readonly string[]) {
-  const parts = list.map((text) => {
-    const bytes = Buffer.alloc(8 + Buffer.byteLength(text));
-    bytes.writeBigUInt64LE(BigInt(Buffer.byteLength(text)));
-    bytes.write(text, 8);
-    return bytes;
-  });
-  return {
-    length: list.length,
-    bytes: new Uint8Array(Buffer.concat(parts)),
-    at: (index: number) => list[index] ?? "",
-    [Symbol.iterator]: () => list[Symbol.iterator](),
-  };
+  return writeFloats(join(scratchFolder(), "imatrix.gguf"), new Map(Object.entries(lists)), metadata);
 }
 
 interface LegacyEntry {
