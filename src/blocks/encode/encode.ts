@@ -1,7 +1,8 @@
 import { BlockError } from "../errors.js";
 import { floatsToBfloats, floatsToHalves } from "../floats.js";
 import { rowBytes } from "../table.js";
-import type { BlockTypeName, Encoder } from "../types.js";
+import { searchers } from "../search/search.js";
+import type { BlockTypeName, Encoder, Method } from "../types.js";
 import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
@@ -23,7 +24,7 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
 export const encodable: readonly BlockTypeName[] = [...encoders.keys()];
 
 /**
- * Packs finite values with ggml's own method, byte for byte. This is the plain statement of
+ * Packs finite values with ggml's own method, byte for byte, or with our search. This is the plain statement of
  * each method that the kernels are held to; it is some ten times slower than they are.
  *
  * A scale beyond the range of a half becomes infinite, as in ggml; the kernels refuse such blocks.
@@ -31,6 +32,7 @@ export const encodable: readonly BlockTypeName[] = [...encoders.keys()];
  * @param values whole blocks; whole rows when there is an importance
  * @param out exactly the bytes of those blocks
  * @param importance weight of each column of a row, finite and not negative
+ * @param method types that know no search are written with ggml's
  * @throws BlockError `not-encodable`, `uneven-row` or `wrong-length`
  */
 export function encode(
@@ -38,8 +40,9 @@ export function encode(
   values: Float32Array,
   out: Uint8Array,
   importance?: Float32Array,
+  method: Method = "ggml",
 ): void {
-  const encoder = encoders.get(name);
+  const encoder = (method === "search" ? searchers.get(name) : undefined) ?? encoders.get(name);
   if (encoder === undefined) {
     throw new BlockError("not-encodable", `values cannot be written as ${name}`, {
       advice: `Types that can be written: ${encodable.join(", ")}.`,
