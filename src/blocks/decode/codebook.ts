@@ -3,7 +3,7 @@ import { half, nibble, u16, type BlockDecoder } from "./block.js";
 const iq4Levels = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /** The values of a 4-bit float with two exponent bits and one fraction bit (E2M1), doubled. */
-const e2m1Levels = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+export const e2m1Levels = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /** Looks up 2·`count` nibbles: the low ones come first, then the high ones. */
 function lookUp(
@@ -40,7 +40,7 @@ export const mxfp4: BlockDecoder = (bytes, at, out, o) => {
 };
 
 /** An unsigned 8-bit float with four exponent bits (bias 7) and three fraction bits; 0x7f would be NaN. */
-function ue4m3(code: number): number {
+export function ue4m3(code: number): number {
   if (code === 0 || code === 0x7f) return 0;
   const exponent = (code >> 3) & 15;
   const fraction = code & 7;

@@ -3,9 +3,11 @@ import { floatsToBfloats, floatsToHalves } from "../floats.js";
 import { rowBytes } from "../table.js";
 import { searchers } from "../search/search.js";
 import type { BlockTypeName, Encoder, Method } from "../types.js";
-import { encodeQ4_0 } from "./q4_0.js";
+import { encodeMXFP4, encodeNVFP4 } from "./fp4.js";
+import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from "./legacy.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
+import { encodeQ1_0, encodeQ2_0, encodeTQ1_0, encodeTQ2_0 } from "./ternary.js";
 
 function copyFloats(values: Float32Array, out: Uint8Array): void {
   out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
@@ -17,7 +19,16 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["BF16", floatsToBfloats],
   ["Q8_0", encodeQ8_0],
   ["Q4_0", encodeQ4_0],
+  ["Q4_1", encodeQ4_1],
+  ["Q5_0", encodeQ5_0],
+  ["Q5_1", encodeQ5_1],
   ["Q6_K", encodeQ6_K],
+  ["TQ1_0", encodeTQ1_0],
+  ["TQ2_0", encodeTQ2_0],
+  ["MXFP4", encodeMXFP4],
+  ["NVFP4", encodeNVFP4],
+  ["Q1_0", encodeQ1_0],
+  ["Q2_0", encodeQ2_0],
 ]);
 
 /** Types that `encode` and the kernels can write. */

@@ -5,7 +5,23 @@ import type { BlockTypeName, Method } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: readonly BlockTypeName[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K"];
+const targets: readonly BlockTypeName[] = [
+  "F32",
+  "F16",
+  "BF16",
+  "Q8_0",
+  "Q4_0",
+  "Q4_1",
+  "Q5_0",
+  "Q5_1",
+  "Q6_K",
+  "TQ1_0",
+  "TQ2_0",
+  "MXFP4",
+  "NVFP4",
+  "Q1_0",
+  "Q2_0",
+];
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -19,7 +35,7 @@ const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
 ]);
 
 /** Types that the kernels can take an importance for. */
-const weighted: ReadonlySet<BlockTypeName> = new Set();
+const weighted: ReadonlySet<BlockTypeName> = new Set(["Q4_0", "Q4_1", "Q5_0", "Q5_1"]);
 
 /** Types that the kernels know a search for. */
 const searched: ReadonlySet<BlockTypeName> = new Set([]);

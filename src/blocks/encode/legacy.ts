@@ -1,0 +1,122 @@
+import { floatToHalf } from "../floats.js";
+import type { Encoder } from "../types.js";
+import { searchOffset, searchScale } from "./legacy-search.js";
+
+const { abs, fround, min, sqrt, trunc } = Math;
+
+/** Values of a block. */
+const count = 32;
+
+/** A block as scale · level + offset; the levels lie in an array beside it. */
+interface Fit {
+  readonly scale: number;
+  readonly offset: number;
+}
+
+/**
+ * Finds scale, offset and levels of 32 values.
+ *
+ * @param weights of the values, or undefined for a fit that rounds to the nearest level
+ * @param levels receives levels from 0 on
+ */
+type Fitter = (values: Float32Array, weights: Float32Array | undefined, levels: Uint8Array) => Fit;
+
+/**
+ * Rounds values to levels half up.
+ *
+ * An infinite inverse belongs to a scale that the half rounds to zero: ggml on x86-64 stores zeros.
+ */
+function roundTo(
+  values: Float32Array,
+  offset: number,
+  scale: number,
+  zeroLevel: number,
+  top: number,
+  levels: Uint8Array,
+): void {
+  const inverse = scale === 0 ? 0 : fround(1 / scale);
+  for (const [j, x] of values.entries()) {
+    const level = fround(fround(fround(x - offset) * inverse) + (zeroLevel + 0.5));
+    levels[j] = abs(inverse) === Infinity ? 0 : min(top, trunc(level));
+  }
+}
+
+/** Levels on both sides of zero: the first value of largest magnitude becomes the lowest, whatever its sign. */
+function symmetric(bound: number): Fitter {
+  return (values, weights, levels) => {
+    if (weights !== undefined) return { scale: searchScale(values, weights, bound, levels), offset: 0 };
+    let extreme = 0;
+    for (const x of values) if (abs(x) > abs(extreme)) extreme = x;
+    const scale = fround(extreme / -bound);
+    roundTo(values, 0, scale, bound, 2 * bound - 1, levels);
+    return { scale, offset: 0 };
+  };
+}
+
+/** Levels from the smallest value to the largest. */
+function affine(top: number): Fitter {
+  return (values, weights, levels) => {
+    if (weights !== undefined) return searchOffset(values, weights, top, levels);
+    // Comparisons tell apart no zeros: the first one gives the offset its sign.
+    let low = Infinity;
+    let high = -Infinity;
+    for (const x of values) {
+      if (x < low) low = x;
+      if (x > high) high = x;
+    }
+    const scale = fround(fround(high - low) / top);
+    roundTo(values, low, scale, 0, top, levels);
+    return { scale, offset: low };
+  };
+}
+
+/** Weight of each value of a row: its importance, times its magnitude where that stands out of the row. */
+function rowWeights(values: Float32Array, importance: Float32Array): Float32Array {
+  let squares = 0;
+  for (const x of values) squares = fround(squares + fround(x * x));
+  const mean = fround(squares / values.length);
+  return values.map((x, j) => importance[j]! * fround(sqrt(fround(mean + fround(x * x)))));
+}
+
+function storeHalf(value: number, out: Uint8Array, at: number): void {
+  const half = floatToHalf(value);
+  out[at] = half;
+  out[at + 1] = half >>> 8;
+}
+
+/**
+ * An encoder for blocks of 32: a half for the scale, one for the offset if there is one, the fifth bits of the
+ * levels if there are any, then their low nibbles, values 0–15 low and 16–31 high.
+ */
+function encoder(fit: Fitter, parts: { offset: boolean; fifth: boolean }): Encoder {
+  const header = 2 + (parts.offset ? 2 : 0);
+  const nibbles = header + (parts.fifth ? 4 : 0);
+  return (values, out, importance) => {
+    const weights = importance === undefined ? undefined : rowWeights(values, importance);
+    const levels = new Uint8Array(count);
+    for (let o = 0, at = 0; o < values.length; o += count, at += nibbles + 16) {
+      const { scale, offset } = fit(values.subarray(o, o + count), weights?.subarray(o, o + count), levels);
+      out.fill(0, at, at + nibbles);
+      storeHalf(scale, out, at);
+      if (parts.offset) storeHalf(offset, out, at + 2);
+      if (parts.fifth) {
+        for (let j = 0; j < count; j++) out[at + header + (j >> 3)]! |= (levels[j]! >> 4) << (j & 7);
+      }
+      for (let j = 0; j < 16; j++) {
+        out[at + nibbles + j] = (levels[j]! & 15) | ((levels[j + 16]! & 15) << 4);
+      }
+    }
+  };
+}
+
+/** Q4_0: a scale for 32 values on levels −8…7. */
+export const encodeQ4_0 = encoder(symmetric(8), { offset: false, fifth: false });
+
+/** Q4_1: a scale and an offset for 32 values on levels 0…15. */
+export const encodeQ4_1 = encoder(affine(15), { offset: true, fifth: false });
+
+/** Q5_0: a scale for 32 values on levels −16…15. */
+export const encodeQ5_0 = encoder(symmetric(16), { offset: false, fifth: true });
+
+/** Q5_1: a scale and an offset for 32 values on levels 0…31. */
+export const encodeQ5_1 = encoder(affine(31), { offset: true, fifth: true });
