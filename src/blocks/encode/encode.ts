@@ -2,6 +2,7 @@ import { BlockError } from "../errors.js";
 import { floatsToBfloats, floatsToHalves } from "../floats.js";
 import { rowBytes } from "../table.js";
 import type { BlockTypeName, Encoder } from "../types.js";
+import { encodeQ2_K, encodeQ4_K, encodeQ5_K } from "./k-affine.js";
 import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
@@ -16,6 +17,9 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["BF16", floatsToBfloats],
   ["Q8_0", encodeQ8_0],
   ["Q4_0", encodeQ4_0],
+  ["Q2_K", encodeQ2_K],
+  ["Q4_K", encodeQ4_K],
+  ["Q5_K", encodeQ5_K],
   ["Q6_K", encodeQ6_K],
 ]);
 
