@@ -154,20 +154,20 @@ export function searchPositive(
     levels.fill(0);
     return 0;
   }
-  const errorFor = (inverse: number): number => {
+  const errorFor = (inverse: number, levelOf: (value: number) => number): number => {
     const scale = fround(1 / inverse);
     let error = 0;
     for (const [j, x] of values.entries()) {
-      const off = fround(x - fround(scale * min(top, nearest(inverse * x))));
+      const off = fround(x - fround(scale * levelOf(fround(inverse * x))));
       error = fround(error + fround(fround(weights[j]! * off) * off));
     }
     return error;
   };
   let inverse = fround(top / high);
-  let best = errorFor(inverse);
+  let best = errorFor(inverse, (value) => nearest(value) & 255);
   for (const step of around) {
     const tried = fround(fround(fround(fround(0.1) * step) + top) / high);
-    const error = errorFor(tried);
+    const error = errorFor(tried, (value) => min(top, nearest(value)));
     if (error < best) {
       best = error;
       inverse = tried;
