@@ -5,6 +5,9 @@ import { searchers } from "../search/search.js";
 import type { BlockTypeName, Encoder, Method } from "../types.js";
 import { encodeMXFP4, encodeNVFP4 } from "./fp4.js";
 import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from "./legacy.js";
+import type { BlockTypeName, Encoder } from "../types.js";
+import { encodeQ2_K, encodeQ4_K, encodeQ5_K } from "./k-affine.js";
+import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
 import { encodeQ1_0, encodeQ2_0, encodeTQ1_0, encodeTQ2_0 } from "./ternary.js";
@@ -22,6 +25,9 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q4_1", encodeQ4_1],
   ["Q5_0", encodeQ5_0],
   ["Q5_1", encodeQ5_1],
+  ["Q2_K", encodeQ2_K],
+  ["Q4_K", encodeQ4_K],
+  ["Q5_K", encodeQ5_K],
   ["Q6_K", encodeQ6_K],
   ["TQ1_0", encodeTQ1_0],
   ["TQ2_0", encodeTQ2_0],
