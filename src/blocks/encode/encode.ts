@@ -2,6 +2,8 @@ import { BlockError } from "../errors.js";
 import { floatsToBfloats, floatsToHalves } from "../floats.js";
 import { rowBytes } from "../table.js";
 import type { BlockTypeName, Encoder } from "../types.js";
+import { encodeIQ4_NL, encodeIQ4_XS } from "./codebook.js";
+import { encodeQ3_K } from "./q3_k.js";
 import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
@@ -16,7 +18,10 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["BF16", floatsToBfloats],
   ["Q8_0", encodeQ8_0],
   ["Q4_0", encodeQ4_0],
+  ["Q3_K", encodeQ3_K],
   ["Q6_K", encodeQ6_K],
+  ["IQ4_NL", encodeIQ4_NL],
+  ["IQ4_XS", encodeIQ4_XS],
 ]);
 
 /** Types that `encode` and the kernels can write. */
