@@ -1,6 +1,7 @@
 // Q6_K: 16 sub-blocks of 16 values; a searched scale for each, in 8-bit steps of one half for all 256.
 
 import { floatOf, halfOf, isInfinite } from "./half";
+import { extremeOf16 } from "./k/extreme";
 import { divided, multiplied, nearestInteger } from "./k/levels";
 import { NEGLIGIBLE, search32, turned, WEIGHTS } from "./k/search";
 import { firstFrom, floats, infinity, larger, largest, magnitudes } from "./number";
@@ -33,16 +34,6 @@ const levels: usize = memory.data(256, 16);
     }
     search32(scales + 4 * s, inverses + 4 * s);
   }
-}
-
-/** The first scale of largest magnitude. */
-function largestScale(): f32 {
-  let extreme: f32 = 0;
-  for (let s: usize = 0; s < 16; s++) {
-    const scale = load<f32>(scales + 4 * s);
-    if (abs(scale) > abs(extreme)) extreme = scale;
-  }
-  return extreme;
 }
 
 // @ts-ignore: decorator
@@ -112,7 +103,7 @@ export function q6_k<S>(input: usize, output: usize, values: i32): i32 {
     const most = read<S>(input);
     if (most >= infinity<S>()) return stop(NON_FINITE, i + firstFrom<S>(input, VALUES, infinity<S>()));
     searchBlock(block, 0);
-    const extreme = largestScale();
+    const extreme = extremeOf16(scales);
     // Where the sums of squares overflow, the scale is NaN, and ggml would store zeros.
     const lost = lostScale();
     if (abs(extreme) < NEGLIGIBLE && !lost) {
@@ -133,7 +124,7 @@ export function q6_k<S>(input: usize, output: usize, values: i32): i32 {
 export function weightedQ6_K(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += VALUES) {
     searchBlock(x, weights);
-    const extreme = largestScale();
+    const extreme = extremeOf16(scales);
     if (abs(extreme) < NEGLIGIBLE) {
       memory.fill(output, 0, BYTES);
     } else {
