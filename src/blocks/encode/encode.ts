@@ -7,6 +7,8 @@ import { encodeMXFP4, encodeNVFP4 } from "./fp4.js";
 import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from "./legacy.js";
 import type { BlockTypeName, Encoder } from "../types.js";
 import { encodeQ2_K, encodeQ4_K, encodeQ5_K } from "./k-affine.js";
+import { encodeIQ4_NL, encodeIQ4_XS } from "./codebook.js";
+import { encodeQ3_K } from "./q3_k.js";
 import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
@@ -35,6 +37,9 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["NVFP4", encodeNVFP4],
   ["Q1_0", encodeQ1_0],
   ["Q2_0", encodeQ2_0],
+  ["Q3_K", encodeQ3_K],
+  ["IQ4_NL", encodeIQ4_NL],
+  ["IQ4_XS", encodeIQ4_XS],
 ]);
 
 /** Types that `encode` and the kernels can write. */

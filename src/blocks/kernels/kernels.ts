@@ -33,6 +33,17 @@ const targets: readonly BlockTypeName[] = [
   "Q5_K",
   "Q6_K",
 ];
+const targets: readonly BlockTypeName[] = [
+  "F32",
+  "F16",
+  "BF16",
+  "Q8_0",
+  "Q4_0",
+  "Q3_K",
+  "Q6_K",
+  "IQ4_NL",
+  "IQ4_XS",
+];
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -51,6 +62,7 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(["Q4_0", "Q4_1", "Q5_0", "Q
 /** Types that the kernels know a search for. */
 const searched: ReadonlySet<BlockTypeName> = new Set([]);
 const weighted: ReadonlySet<BlockTypeName> = new Set(["Q2_K", "Q4_K", "Q5_K"]);
+const weighted: ReadonlySet<BlockTypeName> = new Set(["Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS"]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
