@@ -5,6 +5,7 @@ import type { BlockTypeName, Encoder } from "../types.js";
 import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
+import { encodeIQ1_M, encodeIQ1_S } from "./ternary-lattice.js";
 
 function copyFloats(values: Float32Array, out: Uint8Array): void {
   out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
@@ -17,6 +18,8 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q8_0", encodeQ8_0],
   ["Q4_0", encodeQ4_0],
   ["Q6_K", encodeQ6_K],
+  ["IQ1_S", encodeIQ1_S],
+  ["IQ1_M", encodeIQ1_M],
 ]);
 
 /** Types that `encode` and the kernels can write. */
