@@ -13,6 +13,7 @@ import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
 import { encodeQ1_0, encodeQ2_0, encodeTQ1_0, encodeTQ2_0 } from "./ternary.js";
+import { encodeIQ1_M, encodeIQ1_S } from "./ternary-lattice.js";
 
 function copyFloats(values: Float32Array, out: Uint8Array): void {
   out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
@@ -40,6 +41,8 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q3_K", encodeQ3_K],
   ["IQ4_NL", encodeIQ4_NL],
   ["IQ4_XS", encodeIQ4_XS],
+  ["IQ1_S", encodeIQ1_S],
+  ["IQ1_M", encodeIQ1_M],
 ]);
 
 /** Types that `encode` and the kernels can write. */
