@@ -5,45 +5,11 @@ import type { BlockTypeName, Method } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: readonly BlockTypeName[] = [
-  "F32",
-  "F16",
-  "BF16",
-  "Q8_0",
-  "Q4_0",
-  "Q4_1",
-  "Q5_0",
-  "Q5_1",
-  "Q6_K",
-  "TQ1_0",
-  "TQ2_0",
-  "MXFP4",
-  "NVFP4",
-  "Q1_0",
-  "Q2_0",
-];
-const targets: readonly BlockTypeName[] = [
-  "F32",
-  "F16",
-  "BF16",
-  "Q8_0",
-  "Q4_0",
-  "Q2_K",
-  "Q4_K",
-  "Q5_K",
-  "Q6_K",
-];
-const targets: readonly BlockTypeName[] = [
-  "F32",
-  "F16",
-  "BF16",
-  "Q8_0",
-  "Q4_0",
-  "Q3_K",
-  "Q6_K",
-  "IQ4_NL",
-  "IQ4_XS",
-];
+const targets: ReadonlySet<BlockTypeName> = new Set([
+  ...["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "NVFP4"],
+  ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M"],
+  ...["TQ1_0", "TQ2_0", "Q1_0", "Q2_0"],
+] as const);
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -56,13 +22,14 @@ const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
   ["IQ3_S", "iq3s"],
 ]);
 
-/** Types that the kernels can take an importance for. */
-const weighted: ReadonlySet<BlockTypeName> = new Set(["Q4_0", "Q4_1", "Q5_0", "Q5_1"]);
+/** Types that heed an importance in ggml's method. */
+const weighted: ReadonlySet<BlockTypeName> = new Set([
+  ...["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"],
+  ...["IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M"],
+] as const);
 
 /** Types that the kernels know a search for. */
 const searched: ReadonlySet<BlockTypeName> = new Set([]);
-const weighted: ReadonlySet<BlockTypeName> = new Set(["Q2_K", "Q4_K", "Q5_K"]);
-const weighted: ReadonlySet<BlockTypeName> = new Set(["Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS"]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
@@ -149,7 +116,7 @@ export class Kernels {
 
   /** Whether `convert` knows a pair of types. */
   static supports(source: BlockTypeName, target: BlockTypeName): boolean {
-    return sources.includes(source) && targets.includes(target);
+    return sources.includes(source) && targets.has(target);
   }
 
   /** Whether an importance makes a difference to ggml's method for a target. */
@@ -184,7 +151,7 @@ export class Kernels {
   ): number {
     if (!Kernels.supports(source, target)) {
       throw new BlockError("not-encodable", `values of type ${source} cannot be converted to ${target}`, {
-        advice: `The kernels read ${sources.join(", ")} and write ${targets.join(", ")}.`,
+        advice: `The kernels read ${sources.join(", ")} and write ${[...targets].join(", ")}.`,
       });
     }
     const bytes = rowBytes(target, values);

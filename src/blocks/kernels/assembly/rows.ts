@@ -106,7 +106,7 @@ export function rows<S>(
         const finite = magnitude<S>(input + <usize>bad * sizeof<S>()) < infinity<S>();
         return stop(finite ? OVERFLOW : NON_FINITE, start + i + bad);
       }
-      const own = weights === 0 ? 0 : weights + <usize>i * 4;
+      const own = weights === 0 ? <usize>0 : weights + <usize>i * 4;
       if (search) searchBlocks(target, chunk, own, output, count);
       else encodeBlocks(target, chunk, own, output, count, mean);
       input += <usize>count * sizeof<S>();
