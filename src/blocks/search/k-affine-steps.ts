@@ -11,9 +11,6 @@ export interface Steps {
   readonly offset: number;
 }
 
-/** Steps that are tried go from this part of the least that has a level for the largest number, on to the other. */
-const leastFactor = fround(0.98);
-const factorRange = fround(0.42);
 /** Steps that are tried of each kind, first by itself and then beside the other one. */
 const alone = 64;
 const together = 32;
@@ -62,8 +59,13 @@ function sumOf(subBlocks: readonly SubBlock[], loss: (fit: Fit) => number): numb
   return sum;
 }
 
-/** Steps that store the fits of the sub-blocks with little loss. Both are 0 where there are no scales. */
-export function chooseSteps(subBlocks: readonly SubBlock[], top: number): Steps {
+/**
+ * Steps that store the fits of the sub-blocks with little loss. Both are 0 where there are no scales.
+ *
+ * @param first steps are tried from this multiple of the one that puts the largest number on the top level
+ * @param range how far the multiples go beyond that
+ */
+export function chooseSteps(subBlocks: readonly SubBlock[], top: number, first: number, range: number): Steps {
   let largestScale = 0;
   let largestOffset = 0;
   for (const { best } of subBlocks) {
@@ -74,7 +76,7 @@ export function chooseSteps(subBlocks: readonly SubBlock[], top: number): Steps 
   const leastScale = fround(largestScale / top);
   const leastOffset = fround(largestOffset / top);
   const even = (least: number, index: number): number =>
-    roundToHalf(fround(least * fround(leastFactor + fround(fround(factorRange / alone) * index))));
+    roundToHalf(fround(least * fround(first + fround(fround(range / alone) * index))));
   const leastOf = (least: number, lossOf: (step: number) => number): number => {
     let found = 0;
     let lowest = Infinity;
@@ -110,7 +112,7 @@ export function chooseSteps(subBlocks: readonly SubBlock[], top: number): Steps 
     const from = steps;
     for (let k = index + 1; k <= index + 4; k++) {
       const part = fround(fround(imul(k, golden) >>> 0) * 2 ** -32);
-      const factor = fround(leastFactor + fround(factorRange * part));
+      const factor = fround(first + fround(range * part));
       const tried =
         (index & 4) === 0
           ? { ...from, scale: roundToHalf(fround(leastScale * factor)) }

@@ -32,6 +32,9 @@ interface Plan {
   /** Radius of the first and of the last trial of all of these, for the sub-blocks by themselves and after. */
   readonly firstRadius: readonly [number, number];
   readonly nextRadius: readonly [number, number];
+  /** Where the steps begin that are tried for the halves, and how far they go; see `chooseSteps`. */
+  readonly firstStep: number;
+  readonly stepRange: number;
 }
 
 /** Weights below this part of the largest of a block count as that, so that no value is forgotten. */
@@ -217,7 +220,7 @@ function searchBlock(
   }
   let after = plan.first;
   for (const trials of plan.next) {
-    const chosen = chooseSteps(subBlocks, scaleTop);
+    const chosen = chooseSteps(subBlocks, scaleTop, plan.firstStep, plan.stepRange);
     if (!(chosen.scale > 0)) break;
     const placed = subBlocks.map((subBlock) =>
       searchPlaced(subBlock, chosen, layout, { after, count: trials, radius: plan.nextRadius }),
@@ -246,14 +249,23 @@ function searcher(layout: AffineLayout, encodeGgml: Encoder, plan: Plan): Encode
   };
 }
 
-const plan: Plan = { first: 64, next: [32, 8, 8], firstRadius: [2.5, 1.5], nextRadius: [2, 1] };
+const plan: Plan = {
+  first: 72,
+  next: [40, 16],
+  firstRadius: [2.5, 1.5],
+  nextRadius: [2, 1],
+  firstStep: fround(0.98),
+  stepRange: fround(0.22),
+};
 
 /** Q2_K with the least error that a search finds. Four levels leave little to find, and no room to move far. */
 export const searchQ2_K = searcher(layoutQ2_K, encodeQ2_K, {
   first: 32,
-  next: [16, 8, 8],
+  next: [24, 8],
   firstRadius: [1.25, 0.75],
   nextRadius: [1.25, 0.75],
+  firstStep: fround(0.8),
+  stepRange: fround(0.6),
 });
 
 /** Q4_K with the least error that a search finds. */

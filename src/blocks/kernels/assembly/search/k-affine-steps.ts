@@ -3,10 +3,8 @@
 
 import { roundToHalf } from "../half";
 import { clamp, CURVATURE, fields, inverseOf, LEVEL, PULL, SCALE, TOTAL } from "./k-affine-lanes";
-import { place } from "./k-affine-trials";
+import { levelAbove, levelBelow, lossOf } from "./k-affine-loss";
 
-const LEAST_FACTOR: f32 = 0.98;
-const FACTOR_RANGE: f32 = 0.42;
 /** Steps that are tried of each kind, first by itself and then beside the other one. */
 const ALONE: i32 = 64;
 const TOGETHER: i32 = 32;
@@ -42,20 +40,20 @@ let found: f32 = 0;
 
 /** Four steps from number `index` on, evenly apart. */
 // @ts-ignore: decorator
-@inline function evenSteps(least: f32, index: i32): v128 {
+@inline function evenSteps(least: f32, first: f32, range: f32, index: i32): v128 {
   const numbers = f32x4.add(f32x4.splat(<f32>index), f32x4(0, 1, 2, 3));
   const factors = f32x4.add(
-    f32x4.splat(LEAST_FACTOR),
-    f32x4.mul(f32x4.splat(FACTOR_RANGE / <f32>ALONE), numbers),
+    f32x4.splat(first),
+    f32x4.mul(f32x4.splat(range / <f32>ALONE), numbers),
   );
   return roundToHalf(f32x4.mul(f32x4.splat(least), factors));
 }
 
-function chooseScale(bytes: usize, least: f32, top: v128): f32 {
+function chooseScale(bytes: usize, least: f32, first: f32, range: f32, top: v128): f32 {
   lowest = Infinity;
   found = 0;
   for (let index = 0; index < ALONE; index += 4) {
-    const steps = evenSteps(least, index);
+    const steps = evenSteps(least, first, range, index);
     const inverse = inverseOf(steps);
     let losses = i32x4.splat(0);
     for (let at = fields; at < fields + bytes; at += 4) {
@@ -70,7 +68,14 @@ function chooseScale(bytes: usize, least: f32, top: v128): f32 {
   return found;
 }
 
-function chooseOffset(bytes: usize, scale: f32, least: f32, top: v128): f32 {
+function chooseOffset(
+  bytes: usize,
+  scale: f32,
+  least: f32,
+  first: f32,
+  range: f32,
+  top: v128,
+): f32 {
   const step = f32x4.splat(scale);
   const inverseStep = inverseOf(step);
   for (let at: usize = 0; at < bytes; at += 16) {
@@ -82,7 +87,7 @@ function chooseOffset(bytes: usize, scale: f32, least: f32, top: v128): f32 {
   lowest = Infinity;
   found = 0;
   for (let index = 0; index < ALONE; index += 4) {
-    const steps = evenSteps(least, index);
+    const steps = evenSteps(least, first, range, index);
     const inverse = inverseOf(steps);
     let losses = i32x4.splat(0);
     for (let at: usize = 0; at < bytes; at += 4) {
@@ -102,29 +107,27 @@ function lossesOf(bytes: usize, scale: v128, offset: v128, top: v128): v128 {
   const offsetInverse = inverseOf(offset);
   let losses = i32x4.splat(0);
   for (let at = fields; at < fields + bytes; at += 4) {
-    const loss = place(
-      v128.load32_splat(at + SCALE),
-      v128.load32_splat(at + CURVATURE),
-      v128.load32_splat(at + LEVEL),
-      v128.load32_splat(at + PULL),
-      scale,
-      scaleInverse,
-      offset,
-      offsetInverse,
-      top,
-    );
+    const own = v128.load32_splat(at + SCALE);
+    const curvature = v128.load32_splat(at + CURVATURE);
+    const level = v128.load32_splat(at + LEVEL);
+    const pull = v128.load32_splat(at + PULL);
+    const below = levelBelow(own, scaleInverse, top);
+    const above = levelAbove(below, top);
+    const first = lossOf(below, own, curvature, level, pull, scale, offset, offsetInverse, top);
+    const second = lossOf(above, own, curvature, level, pull, scale, offset, offsetInverse, top);
+    const loss = f32x4.pmin(first, second);
     losses = f32x4.add(losses, f32x4.mul(v128.load32_splat(at + TOTAL), loss));
   }
   return losses;
 }
 
 // @ts-ignore: decorator
-@inline function factorOf(k: u32): f32 {
-  return LEAST_FACTOR + FACTOR_RANGE * (<f32>(k * GOLDEN) * <f32>(1.0 / 4294967296.0));
+@inline function factorOf(first: f32, range: f32, k: u32): f32 {
+  return first + range * (<f32>(k * GOLDEN) * <f32>(1.0 / 4294967296.0));
 }
 
-/** Chooses steps that store the best fits of the sub-blocks with little loss. */
-export function chooseSteps(subBlocks: usize, topLevel: f32): void {
+/** Chooses steps that store the best fits of the sub-blocks with little loss: see the reference. */
+export function chooseSteps(subBlocks: usize, topLevel: f32, first: f32, range: f32): void {
   const bytes: usize = 4 * subBlocks;
   const top = f32x4.splat(topLevel);
   let largestScale: f32 = 0;
@@ -137,20 +140,20 @@ export function chooseSteps(subBlocks: usize, topLevel: f32): void {
   }
   const leastScale = largestScale / topLevel;
   const leastOffset = largestOffset / topLevel;
-  scaleStep = chooseScale(bytes, leastScale, top);
-  offsetStep = chooseOffset(bytes, scaleStep, leastOffset, top);
+  scaleStep = chooseScale(bytes, leastScale, first, range, top);
+  offsetStep = chooseOffset(bytes, scaleStep, leastOffset, first, range, top);
   const losses = lossesOf(bytes, f32x4.splat(scaleStep), f32x4.splat(offsetStep), top);
   lowest = f32x4.extract_lane(losses, 0);
   for (let index = 0; index < TOGETHER; index += 4) {
     const k = <u32>index;
     const factors = f32x4.replace_lane(
       f32x4.replace_lane(
-        f32x4.replace_lane(f32x4.splat(factorOf(k + 1)), 1, factorOf(k + 2)),
+        f32x4.replace_lane(f32x4.splat(factorOf(first, range, k + 1)), 1, factorOf(first, range, k + 2)),
         2,
-        factorOf(k + 3),
+        factorOf(first, range, k + 3),
       ),
       3,
-      factorOf(k + 4),
+      factorOf(first, range, k + 4),
     );
     if ((index & 4) == 0) {
       found = scaleStep;

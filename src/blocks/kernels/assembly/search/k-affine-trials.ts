@@ -1,5 +1,6 @@
 // Trials of the sub-blocks of the affine types: see `blocks/search/k-affine-fit.ts`, whose operations these are.
 
+import { levelAbove, levelBelow, lossOf } from "./k-affine-loss";
 import {
   clamp,
   CURVATURE,
@@ -39,15 +40,11 @@ const SUM_L: usize = 32;
 const SUM_LL: usize = 48;
 const SUM_LX: usize = 64;
 
-/** The fit of a group: see `Fit` in the reference. */
-let fitScale: v128 = i32x4.splat(0);
-let fitCurvature: v128 = i32x4.splat(0);
-let fitLevel: v128 = i32x4.splat(0);
-let fitPull: v128 = i32x4.splat(0);
+/** The fit of a group's trial and its levels of scale and offset, in the fields of `k-affine-lanes.ts`. */
+const fitted: usize = memory.data(16 * 64, 16);
 
-/** Levels of scale and offset that suit a fit. */
-let placedScale: v128 = i32x4.splat(0);
-let placedOffset: v128 = i32x4.splat(0);
+/** The step of scales, its inverse and these of offsets, four lanes each. */
+const steps: usize = memory.data(4 * 16, 16);
 
 // @ts-ignore: decorator
 @inline function levelOf(x: v128, inverse: v128, shift: v128, top: v128): v128 {
@@ -73,7 +70,8 @@ let placedOffset: v128 = i32x4.splat(0);
   let sumLLB = zero();
   let sumLXA = zero();
   let sumLXB = zero();
-  for (let at = from; at < from + count * STRIDE; at += STRIDE) {
+  const end = from + count * STRIDE;
+  for (let at = from; at < end; at += STRIDE) {
     const xA = v128.load(at);
     const xB = v128.load(at, NEXT);
     const levelA = levelOf(xA, inverseA, shiftA, top);
@@ -112,32 +110,50 @@ function sumEven(from: usize, count: usize, top: f32): void {
   sumLevels(from, count, top, false);
 }
 
-/** Fits a group's trial; returns the error, which is infinite where there is no fit. */
+/** Where the best offset for a trial's levels would be below 0, given their scale. */
 // @ts-ignore: decorator
-@inline function fit(group: usize, at: usize): v128 {
+@inline function heldAt0(scale: v128, sumL: v128, mean: v128): v128 {
+  return f32x4.lt(f32x4.sub(f32x4.mul(scale, sumL), mean), zero());
+}
+
+/** Error of a group's trial; infinite where its levels tell nothing of a scale. */
+// @ts-ignore: decorator
+@inline function errorOf(group: usize, at: usize): v128 {
   const sumL = v128.load(group, SUM_L);
   const sumLL = v128.load(group, SUM_LL);
   const sumLX = v128.load(group, SUM_LX);
   const mean = v128.load(at, MEAN);
-  fitLevel = sumL;
-  fitPull = mean;
-  fitCurvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
-  fitScale = f32x4.div(sumLX, fitCurvature);
-  let error = f32x4.sub(v128.load(at, VARIANCE), f32x4.mul(fitScale, sumLX));
-  const valid = v128.and(f32x4.gt(fitCurvature, zero()), f32x4.gt(sumLX, zero()));
-  const held = f32x4.lt(f32x4.sub(f32x4.mul(fitScale, sumL), mean), zero());
+  const curvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
+  const scale = f32x4.div(sumLX, curvature);
+  let error = f32x4.sub(v128.load(at, VARIANCE), f32x4.mul(scale, sumLX));
+  const held = heldAt0(scale, sumL, mean);
   if (v128.any_true(held)) {
-    // The offset stays at 0.
     const heldLX = f32x4.add(sumLX, f32x4.mul(sumL, mean));
-    const scale = f32x4.div(heldLX, sumLL);
-    const heldError = f32x4.sub(v128.load(at, SQUARE), f32x4.mul(scale, heldLX));
-    error = v128.bitselect(heldError, error, held);
-    fitScale = v128.bitselect(scale, fitScale, held);
-    fitCurvature = v128.bitselect(sumLL, fitCurvature, held);
-    fitLevel = v128.andnot(fitLevel, held);
-    fitPull = v128.andnot(fitPull, held);
+    const lost = f32x4.sub(v128.load(at, SQUARE), f32x4.mul(f32x4.div(heldLX, sumLL), heldLX));
+    error = v128.bitselect(lost, error, held);
   }
-  return v128.bitselect(error, f32x4.splat(Infinity), valid);
+  const some = v128.and(f32x4.gt(curvature, zero()), f32x4.gt(sumLX, zero()));
+  return v128.bitselect(error, f32x4.splat(Infinity), some);
+}
+
+/** Stores the fit of a group's trial: see `Fit` in the reference. */
+function storeFit(group: usize, at: usize): void {
+  const sumL = v128.load(group, SUM_L);
+  const sumLL = v128.load(group, SUM_LL);
+  const sumLX = v128.load(group, SUM_LX);
+  const mean = v128.load(at, MEAN);
+  const curvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
+  const free = f32x4.div(sumLX, curvature);
+  const held = heldAt0(free, sumL, mean);
+  const heldLX = f32x4.add(sumLX, f32x4.mul(sumL, mean));
+  const scale = v128.bitselect(f32x4.div(heldLX, sumLL), free, held);
+  const inverse = f32x4.div(f32x4.splat(1), scale);
+  v128.store(fitted, scale, SCALE);
+  v128.store(fitted, v128.bitselect(sumLL, curvature, held), CURVATURE);
+  v128.store(fitted, v128.andnot(sumL, held), LEVEL);
+  v128.store(fitted, v128.andnot(mean, held), PULL);
+  v128.store(fitted, inverse, INVERSE);
+  v128.store(fitted, v128.bitselect(f32x4.mul(mean, inverse), sumL, held), SHIFT);
 }
 
 // @ts-ignore: decorator
@@ -145,67 +161,12 @@ function sumEven(from: usize, count: usize, top: f32): void {
   v128.store(at + field, v128.bitselect(numbers, v128.load(at + field), where));
 }
 
-/** Takes the fit of a group over in some lanes. */
+/** Takes the stored fit over in some lanes. */
 function keepFit(at: usize, error: v128, where: v128): void {
-  const inverse = f32x4.div(f32x4.splat(1), fitScale);
-  // A fit that is held has a pull of 0; so does one whose mean is 0, and both shifts are then the same.
-  const held = f32x4.ne(fitPull, v128.load(at, MEAN));
-  const shift = v128.bitselect(f32x4.mul(v128.load(at, MEAN), inverse), fitLevel, held);
   keep(at, error, where, ERROR);
-  keep(at, fitScale, where, SCALE);
-  keep(at, fitCurvature, where, CURVATURE);
-  keep(at, fitLevel, where, LEVEL);
-  keep(at, fitPull, where, PULL);
-  keep(at, inverse, where, INVERSE);
-  keep(at, shift, where, SHIFT);
-}
-
-/** Level of the offset for a level of the scale; returns what both lose. */
-// @ts-ignore: decorator
-@inline function lossOf(
-  scaleLevel: v128,
-  scale: v128,
-  curvature: v128,
-  level: v128,
-  pull: v128,
-  scaleStep: v128,
-  offsetStep: v128,
-  offsetInverse: v128,
-  top: v128,
-): v128 {
-  const stored = f32x4.mul(scaleStep, scaleLevel);
-  const wanted = f32x4.sub(f32x4.mul(stored, level), pull);
-  placedOffset = f32x4.nearest(clamp(f32x4.mul(wanted, offsetInverse), top));
-  const offScale = f32x4.sub(stored, scale);
-  const offOffset = f32x4.sub(wanted, f32x4.mul(offsetStep, placedOffset));
-  return f32x4.add(
-    f32x4.mul(f32x4.mul(curvature, offScale), offScale),
-    f32x4.mul(offOffset, offOffset),
-  );
-}
-
-/** Levels of scale and offset for four fits, into `placedScale` and `placedOffset`; returns what they lose. */
-// @ts-ignore: decorator
-@inline export function place(
-  scale: v128,
-  curvature: v128,
-  level: v128,
-  pull: v128,
-  scaleStep: v128,
-  scaleInverse: v128,
-  offsetStep: v128,
-  offsetInverse: v128,
-  top: v128,
-): v128 {
-  const below = f32x4.floor(clamp(f32x4.mul(scale, scaleInverse), top));
-  const above = f32x4.pmin(f32x4.add(below, f32x4.splat(1)), top);
-  const first = lossOf(below, scale, curvature, level, pull, scaleStep, offsetStep, offsetInverse, top);
-  const firstOffset = placedOffset;
-  const second = lossOf(above, scale, curvature, level, pull, scaleStep, offsetStep, offsetInverse, top);
-  const better = f32x4.lt(second, first);
-  placedScale = v128.bitselect(above, below, better);
-  placedOffset = v128.bitselect(placedOffset, firstOffset, better);
-  return v128.bitselect(second, first, better);
+  for (let field = SCALE; field <= SHIFT; field += SHIFT - INVERSE) {
+    keep(at, v128.load(fitted + field), where, field);
+  }
 }
 
 /** Moves both ends of the levels of two groups: trial `index` of an even filling of the square. */
@@ -232,9 +193,11 @@ function keepFit(at: usize, error: v128, where: v128): void {
 
 // @ts-ignore: decorator
 @inline function settleAlone(group: usize, at: usize): void {
-  const error = fit(group, at);
+  const error = errorOf(group, at);
   const better = f32x4.lt(error, v128.load(at, ERROR));
-  if (v128.any_true(better)) keepFit(at, error, better);
+  if (!v128.any_true(better)) return;
+  storeFit(group, at);
+  keepFit(at, error, better);
 }
 
 /** Aims a group as ggml's block has it. */
@@ -289,52 +252,46 @@ export function searchAlone(
   }
 }
 
-let stepScale: v128 = i32x4.splat(0);
-let stepScaleInverse: v128 = i32x4.splat(0);
-let stepOffset: v128 = i32x4.splat(0);
-let stepOffsetInverse: v128 = i32x4.splat(0);
-
-// @ts-ignore: decorator
-@inline function placeFit(scale: v128, curvature: v128, level: v128, pull: v128, top: v128): v128 {
-  return place(
-    scale,
-    curvature,
-    level,
-    pull,
-    stepScale,
-    stepScaleInverse,
-    stepOffset,
-    stepOffsetInverse,
-    top,
-  );
+/** The fit at `fit` placed on the steps; stores its levels and returns what they lose. */
+function placeFit(fit: usize, top: v128): v128 {
+  const scale = v128.load(fit, SCALE);
+  const curvature = v128.load(fit, CURVATURE);
+  const level = v128.load(fit, LEVEL);
+  const pull = v128.load(fit, PULL);
+  const step = v128.load(steps);
+  const offsetStep = v128.load(steps, 32);
+  const offsetInverse = v128.load(steps, 48);
+  const below = levelBelow(scale, v128.load(steps, 16), top);
+  const above = levelAbove(below, top);
+  const first = lossOf(below, scale, curvature, level, pull, step, offsetStep, offsetInverse, top);
+  const second = lossOf(above, scale, curvature, level, pull, step, offsetStep, offsetInverse, top);
+  const better = f32x4.lt(second, first);
+  const placed = v128.bitselect(above, below, better);
+  const wanted = f32x4.sub(f32x4.mul(f32x4.mul(step, placed), level), pull);
+  v128.store(fitted, placed, SCALE_LEVEL);
+  v128.store(fitted, f32x4.nearest(clamp(f32x4.mul(wanted, offsetInverse), top)), OFFSET_LEVEL);
+  return v128.bitselect(second, first, better);
 }
 
-// @ts-ignore: decorator
-@inline function beginPlaced(at: usize, top: v128): void {
-  const loss = placeFit(
-    v128.load(at, SCALE),
-    v128.load(at, CURVATURE),
-    v128.load(at, LEVEL),
-    v128.load(at, PULL),
-    top,
-  );
-  v128.store(at, f32x4.add(v128.load(at, ERROR), loss), LOWEST);
-  v128.store(at, placedScale, SCALE_LEVEL);
-  v128.store(at, placedOffset, OFFSET_LEVEL);
+function beginPlaced(at: usize, top: v128): void {
+  v128.store(at, f32x4.add(v128.load(at, ERROR), placeFit(at, top)), LOWEST);
+  v128.store(at, v128.load(fitted, SCALE_LEVEL), SCALE_LEVEL);
+  v128.store(at, v128.load(fitted, OFFSET_LEVEL), OFFSET_LEVEL);
 }
 
 // @ts-ignore: decorator
 @inline function settlePlaced(group: usize, at: usize, top: v128): void {
-  const error = fit(group, at);
+  const error = errorOf(group, at);
   const lowest = v128.load(at, LOWEST);
   if (!v128.any_true(f32x4.lt(error, lowest))) return;
-  const whole = f32x4.add(error, placeFit(fitScale, fitCurvature, fitLevel, fitPull, top));
+  storeFit(group, at);
+  const whole = f32x4.add(error, placeFit(fitted, top));
   const better = f32x4.lt(whole, lowest);
   if (!v128.any_true(better)) return;
   keepFit(at, error, better);
   keep(at, whole, better, LOWEST);
-  keep(at, placedScale, better, SCALE_LEVEL);
-  keep(at, placedOffset, better, OFFSET_LEVEL);
+  keep(at, v128.load(fitted, SCALE_LEVEL), better, SCALE_LEVEL);
+  keep(at, v128.load(fitted, OFFSET_LEVEL), better, OFFSET_LEVEL);
 }
 
 /**
@@ -354,10 +311,10 @@ export function searchPlaced(
   radius: f32,
   width: f32,
 ): void {
-  stepScale = f32x4.splat(scaleStep);
-  stepScaleInverse = inverseOf(stepScale);
-  stepOffset = f32x4.splat(offsetStep);
-  stepOffsetInverse = inverseOf(stepOffset);
+  v128.store(steps, f32x4.splat(scaleStep));
+  v128.store(steps, inverseOf(f32x4.splat(scaleStep)), 16);
+  v128.store(steps, f32x4.splat(offsetStep), 32);
+  v128.store(steps, inverseOf(f32x4.splat(offsetStep)), 48);
   const most = f32x4.splat(scaleTop);
   for (let s: usize = 0; s < 256 / count; s += 8) {
     const from = lanes + s * count * (STRIDE / 8);

@@ -210,7 +210,7 @@ function searchBlock(target: i32, x: usize, weights: usize, output: usize): void
   const count: usize = few ? 16 : 32;
   const top: f32 = few ? 3 : target == Q4_K ? 15 : 31;
   const scaleTop: f32 = few ? 15 : 63;
-  const trials = few ? 32 : 64;
+  const trials = few ? 32 : 72;
   const radius: f32 = few ? 1.25 : 2.5;
   const width: f32 = few ? 0.5 : 1;
   const weighted = weights != 0;
@@ -225,10 +225,10 @@ function searchBlock(target: i32, x: usize, weights: usize, output: usize): void
   searchAlone(count, top, weighted, ggmlScale, ggmlOffset, trials, radius, width);
   let found = false;
   let after = trials;
-  for (let round = 0; round < 3; round++) {
-    chooseSteps(256 / count, scaleTop);
+  for (let round = 0; round < 2; round++) {
+    chooseSteps(256 / count, scaleTop, few ? <f32>0.8 : <f32>0.98, few ? <f32>0.6 : <f32>0.22);
     if (!(scaleStep > 0)) break;
-    const more = round > 0 ? 8 : few ? 16 : 32;
+    const more = round > 0 ? (few ? 8 : 16) : few ? 24 : 40;
     searchPlaced(
       count,
       top,
