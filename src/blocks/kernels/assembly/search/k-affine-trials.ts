@@ -169,26 +169,38 @@ function keepFit(at: usize, error: v128, where: v128): void {
   }
 }
 
-/** Moves both ends of the levels of two groups: trial `index` of an even filling of the square. */
+/** How trials move the levels: a shift and a stretch of each, 8 bytes a trial. */
+const moves: usize = memory.data(256 * 8, 16);
+
+/**
+ * Prepares the moves of some trials, which are the same for all blocks: see `moveAim` in the reference.
+ *
+ * @param after trials before these
+ * @param radius of the first trial, in levels; the last one's is `width` less
+ */
+export function prepareMoves(after: i32, trials: i32, radius: f32, width: f32, top: f32): void {
+  for (let index = 0; index < trials; index++) {
+    const unit = (radius - (width / <f32>trials) * <f32>index) * <f32>(1.0 / 2147483648.0);
+    const number = <u32>(after + index + 1);
+    const low = <f32>(<i32>(number * FIRST_STEP)) * unit;
+    const high = <f32>(<i32>(number * SECOND_STEP)) * unit;
+    const at = moves + 8 * <usize>(after + index);
+    store<f32>(at, low);
+    store<f32>(at, <f32>1 / (<f32>1 + (low + high) / top), 4);
+  }
+}
+
+/** Moves both ends of the levels of two groups. */
 // @ts-ignore: decorator
-@inline function move(index: u32, radius: f32, top: f32, at: usize): void {
-  const unit = radius * <f32>(1.0 / 2147483648.0);
-  const low = <f32>(<i32>(index * FIRST_STEP)) * unit;
-  const high = <f32>(<i32>(index * SECOND_STEP)) * unit;
-  const stretch = f32x4.splat(<f32>1 / (<f32>1 + (low + high) / top));
-  const by = f32x4.splat(low);
+@inline function move(trialAt: usize, at: usize): void {
+  const by = v128.load32_splat(trialAt);
+  const stretch = v128.load32_splat(trialAt, 4);
   v128.store(trial, f32x4.mul(v128.load(at, INVERSE), stretch), TRIED_INVERSE);
   v128.store(trial + GROUP, f32x4.mul(v128.load(at, INVERSE + NEXT), stretch), TRIED_INVERSE);
   const shiftA = f32x4.mul(f32x4.add(v128.load(at, SHIFT), by), stretch);
   const shiftB = f32x4.mul(f32x4.add(v128.load(at, SHIFT + NEXT), by), stretch);
   v128.store(trial, shiftA, TRIED_SHIFT);
   v128.store(trial + GROUP, shiftB, TRIED_SHIFT);
-}
-
-/** Radius of a trial: `width` less over all of `count`. */
-// @ts-ignore: decorator
-@inline function radiusOf(from: f32, width: f32, index: i32, count: i32): f32 {
-  return from - (width / <f32>count) * <f32>index;
 }
 
 // @ts-ignore: decorator
@@ -215,11 +227,24 @@ function keepFit(at: usize, error: v128, where: v128): void {
   v128.store(group, v128.load(at, SHIFT), TRIED_SHIFT);
 }
 
+// @ts-ignore: decorator
+@inline function sumTrial(from: usize, count: usize, top: f32, weighted: bool): void {
+  if (weighted) sumWeighted(from, count, top);
+  else sumEven(from, count, top);
+}
+
+// @ts-ignore: decorator
+@inline function attemptAlone(from: usize, at: usize, count: usize, top: f32, weighted: bool): void {
+  sumTrial(from, count, top, weighted);
+  settleAlone(trial, at);
+  settleAlone(trial + GROUP, at + NEXT);
+}
+
 /**
  * Looks for the best scale and offset of every sub-block by itself, from its range and from ggml's.
  *
  * @param scaleStep of ggml's block, as `offsetStep`
- * @param radius of the first trial, in levels; the last one's is `width` less
+ * @param trials how many of the prepared moves to try
  */
 export function searchAlone(
   count: usize,
@@ -228,26 +253,20 @@ export function searchAlone(
   scaleStep: f32,
   offsetStep: f32,
   trials: i32,
-  radius: f32,
-  width: f32,
 ): void {
   for (let s: usize = 0; s < 256 / count; s += 8) {
     const from = lanes + s * count * (STRIDE / 8);
     const at = fields + 4 * s;
-    for (let index = -2; index < trials; index++) {
-      if (index == -2) {
-        aimAtBest(trial, at);
-        aimAtBest(trial + GROUP, at + NEXT);
-      } else if (index == -1) {
-        aimAtGgml(trial, at, scaleStep, offsetStep);
-        aimAtGgml(trial + GROUP, at + NEXT, scaleStep, offsetStep);
-      } else {
-        move(index + 1, radiusOf(radius, width, index, trials), top, at);
-      }
-      if (weighted) sumWeighted(from, count, top);
-      else sumEven(from, count, top);
-      settleAlone(trial, at);
-      settleAlone(trial + GROUP, at + NEXT);
+    aimAtBest(trial, at);
+    aimAtBest(trial + GROUP, at + NEXT);
+    attemptAlone(from, at, count, top, weighted);
+    aimAtGgml(trial, at, scaleStep, offsetStep);
+    aimAtGgml(trial + GROUP, at + NEXT, scaleStep, offsetStep);
+    attemptAlone(from, at, count, top, weighted);
+    const end = moves + 8 * <usize>trials;
+    for (let trialAt = moves; trialAt < end; trialAt += 8) {
+      move(trialAt, at);
+      attemptAlone(from, at, count, top, weighted);
     }
   }
 }
@@ -297,7 +316,8 @@ function beginPlaced(at: usize, top: v128): void {
 /**
  * Looks for the levels of every sub-block's scale and offset, beginning with the best fits so far.
  *
- * @param after trials before these
+ * @param after moves to leave out
+ * @param trials how many of the prepared moves to try after those
  */
 export function searchPlaced(
   count: usize,
@@ -308,8 +328,6 @@ export function searchPlaced(
   offsetStep: f32,
   after: i32,
   trials: i32,
-  radius: f32,
-  width: f32,
 ): void {
   v128.store(steps, f32x4.splat(scaleStep));
   v128.store(steps, inverseOf(f32x4.splat(scaleStep)), 16);
@@ -321,10 +339,10 @@ export function searchPlaced(
     const at = fields + 4 * s;
     beginPlaced(at, most);
     beginPlaced(at + NEXT, most);
-    for (let index = 0; index < trials; index++) {
-      move(after + index + 1, radiusOf(radius, width, index, trials), top, at);
-      if (weighted) sumWeighted(from, count, top);
-      else sumEven(from, count, top);
+    const end = moves + 8 * <usize>(after + trials);
+    for (let trialAt = moves + 8 * <usize>after; trialAt < end; trialAt += 8) {
+      move(trialAt, at);
+      sumTrial(from, count, top, weighted);
       settlePlaced(trial, at, most);
       settlePlaced(trial + GROUP, at + NEXT, most);
     }

@@ -25,7 +25,7 @@ import {
   zero,
 } from "./k-affine-lanes";
 import { chooseSteps, offsetStep, scaleStep } from "./k-affine-steps";
-import { searchAlone, searchPlaced } from "./k-affine-trials";
+import { prepareMoves, searchAlone, searchPlaced } from "./k-affine-trials";
 
 const Q2_K: i32 = 10;
 const Q4_K: i32 = 12;
@@ -203,16 +203,45 @@ function storeBest(target: i32, x: usize, count: usize, topLevel: f32, output: u
   }
 }
 
+// How many trials there are: for sub-blocks by themselves, then after the first and second choice of the halves.
+// A set of four levels leaves little to find.
+
+// @ts-ignore: decorator
+@inline function trialsAlone(few: bool): i32 {
+  return few ? 32 : 72;
+}
+
+// @ts-ignore: decorator
+@inline function trialsPlaced(few: bool, round: i32): i32 {
+  return few ? (round == 0 ? 24 : 8) : round == 0 ? 40 : 16;
+}
+
+/** Largest level of a value. */
+// @ts-ignore: decorator
+@inline function topOf(target: i32): f32 {
+  return target == Q2_K ? 3 : target == Q4_K ? 15 : 31;
+}
+
+/** Prepares the moves of all trials. */
+function prepare(target: i32): void {
+  const few = target == Q2_K;
+  const top = topOf(target);
+  const alone = trialsAlone(few);
+  const first = trialsPlaced(few, 0);
+  const radius: f32 = few ? 1.25 : 2;
+  const width: f32 = few ? 0.5 : 1;
+  prepareMoves(0, alone, few ? 1.25 : 2.5, width, top);
+  prepareMoves(alone, first, radius, width, top);
+  prepareMoves(alone + first, trialsPlaced(few, 1), radius, width, top);
+}
+
 /** Replaces ggml's block by a better one where there is one. */
 function searchBlock(target: i32, x: usize, weights: usize, output: usize): void {
   if (largest(x) < NEGLIGIBLE) return;
   const few = target == Q2_K;
   const count: usize = few ? 16 : 32;
-  const top: f32 = few ? 3 : target == Q4_K ? 15 : 31;
+  const top = topOf(target);
   const scaleTop: f32 = few ? 15 : 63;
-  const trials = few ? 32 : 72;
-  const radius: f32 = few ? 1.25 : 2.5;
-  const width: f32 = few ? 0.5 : 1;
   const weighted = weights != 0;
   placeBlock(x, weights, count, top);
   readScales(target, count, output);
@@ -222,26 +251,15 @@ function searchBlock(target: i32, x: usize, weights: usize, output: usize): void
   bestError = Infinity;
   const ggmlError = measure(count, top, ggmlScale, ggmlOffset, fields + GGML_SCALE, fields + GGML_OFFSET);
   propose(ggmlError * MARGIN, ggmlScale, ggmlOffset, fields + GGML_SCALE, fields + GGML_OFFSET);
-  searchAlone(count, top, weighted, ggmlScale, ggmlOffset, trials, radius, width);
+  let after = trialsAlone(few);
+  searchAlone(count, top, weighted, ggmlScale, ggmlOffset, after);
   let found = false;
-  let after = trials;
   for (let round = 0; round < 2; round++) {
     chooseSteps(256 / count, scaleTop, few ? <f32>0.8 : <f32>0.98, few ? <f32>0.6 : <f32>0.22);
     if (!(scaleStep > 0)) break;
-    const more = round > 0 ? (few ? 8 : 16) : few ? 24 : 40;
-    searchPlaced(
-      count,
-      top,
-      scaleTop,
-      weighted,
-      scaleStep,
-      offsetStep,
-      after,
-      more,
-      few ? <f32>1.25 : <f32>2,
-      width,
-    );
-    after += more;
+    const trials = trialsPlaced(few, round);
+    searchPlaced(count, top, scaleTop, weighted, scaleStep, offsetStep, after, trials);
+    after += trials;
     const error = measure(count, top, scaleStep, offsetStep, fields + SCALE_LEVEL, fields + OFFSET_LEVEL);
     if (propose(error, scaleStep, offsetStep, fields + SCALE_LEVEL, fields + OFFSET_LEVEL)) found = true;
   }
@@ -253,6 +271,7 @@ function searchBlock(target: i32, x: usize, weights: usize, output: usize): void
 /** Searches Q2_K (10), Q4_K (12) and Q5_K (13): see `searchBlocks`. */
 export function searchAffine(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
   encodeAffine(target, x, weights, output, values);
+  prepare(target);
   const bytes: usize = target == Q2_K ? 84 : target == Q4_K ? 144 : 176;
   for (let b: usize = 0; b < <usize>(values / 256); b++) {
     searchBlock(target, x + 1024 * b, weights == 0 ? 0 : weights + 1024 * b, output + bytes * b);
