@@ -1,15 +1,14 @@
 // What the search of the affine types knows of the sub-blocks of a block.
 //
 // Lanes are sub-blocks, and values are walked in order, so every sum has the order of the reference in
-// `blocks/search/k-affine-fit.ts`. Two groups of four sub-blocks go together.
+// `blocks/search/k-affine-fit.ts`. Four sub-blocks are a group; two at a time would need more registers than the
+// 16 there are, which costs more than it gains.
 
-/** For every value of a sub-block: eight lanes of it without the mean, of its share of the weights, and of it. */
-export const lanes: usize = memory.data(32 * 96, 16);
-export const STRIDE: usize = 96;
-export const SHARE: usize = 32;
-export const VALUE: usize = 64;
-/** From a group to the next, in the lanes and in the fields. */
-export const NEXT: usize = 16;
+/** For every value of a group's sub-blocks: itself without the mean, its share of the weights, and itself. */
+const lanes: usize = memory.data(256 * 12, 16);
+export const STRIDE: usize = 48;
+export const SHARE: usize = 16;
+export const VALUE: usize = 32;
 
 /** Fields of 16 sub-blocks, 4 bytes a number. */
 export const fields: usize = memory.data(16 * 64, 16);
@@ -32,6 +31,12 @@ export const OFFSET_LEVEL: usize = 13 * 64;
 /** Levels of scale and offset of ggml's block. */
 export const GGML_SCALE: usize = 14 * 64;
 export const GGML_OFFSET: usize = 15 * 64;
+
+/** Lanes of the group that begins with sub-block `s`, of `count` values each. */
+// @ts-ignore: decorator
+@inline export function lanesOf(s: usize, count: usize): usize {
+  return lanes + s * count * (STRIDE / 4);
+}
 
 /** Weights below this part of the largest of a block count as that. */
 const LEAST_WEIGHT: f32 = 1.0 / 16777216;
@@ -81,13 +86,10 @@ export function largest(numbers: usize): f32 {
   v128.store(to + 3 * STRIDE, v128.shuffle<i64>(ab2, cd2, 1, 3));
 }
 
-/** Spreads eight sub-blocks of `count` numbers over lanes. */
-function turn(from: usize, count: usize, to: usize): void {
-  const step = count * 4;
-  for (let j: usize = 0; j < count; j += 4) {
-    turn4(from + 4 * j, step, to + STRIDE * j);
-    turn4(from + 4 * j + 4 * step, step, to + STRIDE * j + NEXT);
-  }
+/** Spreads four sub-blocks of `count` numbers over lanes. */
+// @ts-ignore: decorator
+@inline function turn(from: usize, count: usize, to: usize): void {
+  for (let j: usize = 0; j < count; j += 4) turn4(from + 4 * j, 4 * count, to + STRIDE * j);
 }
 
 /** Sums of a group and its state before any trial. */
@@ -133,23 +135,20 @@ function begin(first: usize, count: usize, top: f32, at: usize): void {
 /** Spreads the values and weights of a block over the lanes. */
 export function placeBlock(x: usize, weights: usize, count: usize, top: f32): void {
   const most: f32 = weights == 0 ? 0 : largest(weights);
-  for (let s: usize = 0; s < 256 / count; s += 8) {
-    const at = lanes + s * count * (STRIDE / 8);
+  const by = f32x4.splat(most);
+  const least = f32x4.splat(LEAST_WEIGHT);
+  for (let s: usize = 0; s < 256 / count; s += 4) {
+    const at = lanesOf(s, count);
     const end = at + count * STRIDE;
     turn(x + 4 * s * count, count, at + VALUE);
-    if (most > 0) turn(weights + 4 * s * count, count, at + SHARE);
-    const by = f32x4.splat(most);
-    const least = f32x4.splat(LEAST_WEIGHT);
-    for (let lane = at + SHARE; lane < end; lane += STRIDE) {
-      if (most > 0) {
-        v128.store(lane, f32x4.pmax(f32x4.div(v128.load(lane), by), least));
-        v128.store(lane, f32x4.pmax(f32x4.div(v128.load(lane, NEXT), by), least), NEXT);
-      } else {
-        v128.store(lane, f32x4.splat(1));
-        v128.store(lane, f32x4.splat(1), NEXT);
+    if (most > 0) {
+      turn(weights + 4 * s * count, count, at + SHARE);
+      for (let lane = at; lane < end; lane += STRIDE) {
+        v128.store(lane, f32x4.pmax(f32x4.div(v128.load(lane, SHARE), by), least), SHARE);
       }
+    } else {
+      for (let lane = at; lane < end; lane += STRIDE) v128.store(lane, f32x4.splat(1), SHARE);
     }
     begin(at, count, top, fields + 4 * s);
-    begin(at + NEXT, count, top, fields + 4 * s + NEXT);
   }
 }

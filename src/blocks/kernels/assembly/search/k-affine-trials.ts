@@ -10,11 +10,10 @@ import {
   GGML_SCALE,
   INVERSE,
   inverseOf,
-  lanes,
+  lanesOf,
   LEVEL,
   LOWEST,
   MEAN,
-  NEXT,
   OFFSET_LEVEL,
   PULL,
   SCALE,
@@ -31,16 +30,15 @@ import {
 const FIRST_STEP: u32 = 3242174889;
 const SECOND_STEP: u32 = 2447445414;
 
-/** A trial of two groups: where its levels come from, and their sums. */
-const trial: usize = memory.data(2 * 80, 16);
-const GROUP: usize = 80;
+/** A trial of a group: where its levels come from, and their sums. */
+const trial: usize = memory.data(5 * 16, 16);
 const TRIED_INVERSE: usize = 0;
 const TRIED_SHIFT: usize = 16;
 const SUM_L: usize = 32;
 const SUM_LL: usize = 48;
 const SUM_LX: usize = 64;
 
-/** The fit of a group's trial and its levels of scale and offset, in the fields of `k-affine-lanes.ts`. */
+/** The fit of a trial and its levels of scale and offset, in the fields of `k-affine-lanes.ts`. */
 const fitted: usize = memory.data(16 * 64, 16);
 
 /** The step of scales, its inverse and these of offsets, four lanes each. */
@@ -57,49 +55,25 @@ const steps: usize = memory.data(4 * 16, 16);
  */
 // @ts-ignore: decorator
 @inline function sumLevels(from: usize, count: usize, topLevel: f32, weighted: bool): void {
-  const a = trial;
-  const b = trial + GROUP;
   const top = f32x4.splat(topLevel);
-  const inverseA = v128.load(a, TRIED_INVERSE);
-  const inverseB = v128.load(b, TRIED_INVERSE);
-  const shiftA = v128.load(a, TRIED_SHIFT);
-  const shiftB = v128.load(b, TRIED_SHIFT);
-  let sumLA = zero();
-  let sumLB = zero();
-  let sumLLA = zero();
-  let sumLLB = zero();
-  let sumLXA = zero();
-  let sumLXB = zero();
+  const inverse = v128.load(trial, TRIED_INVERSE);
+  const shift = v128.load(trial, TRIED_SHIFT);
+  let sumL = zero();
+  let sumLL = zero();
+  let sumLX = zero();
   const end = from + count * STRIDE;
   for (let at = from; at < end; at += STRIDE) {
-    const xA = v128.load(at);
-    const xB = v128.load(at, NEXT);
-    const levelA = levelOf(xA, inverseA, shiftA, top);
-    const levelB = levelOf(xB, inverseB, shiftB, top);
-    const productA = weighted ? f32x4.mul(v128.load(at, SHARE), levelA) : levelA;
-    const productB = weighted ? f32x4.mul(v128.load(at, SHARE + NEXT), levelB) : levelB;
-    sumLA = f32x4.add(sumLA, productA);
-    sumLB = f32x4.add(sumLB, productB);
-    sumLLA = f32x4.add(sumLLA, f32x4.mul(productA, levelA));
-    sumLLB = f32x4.add(sumLLB, f32x4.mul(productB, levelB));
-    sumLXA = f32x4.add(sumLXA, f32x4.mul(productA, xA));
-    sumLXB = f32x4.add(sumLXB, f32x4.mul(productB, xB));
+    const x = v128.load(at);
+    const level = levelOf(x, inverse, shift, top);
+    const product = weighted ? f32x4.mul(v128.load(at, SHARE), level) : level;
+    sumL = f32x4.add(sumL, product);
+    sumLL = f32x4.add(sumLL, f32x4.mul(product, level));
+    sumLX = f32x4.add(sumLX, f32x4.mul(product, x));
   }
-  if (!weighted) {
-    const share = f32x4.splat(1 / <f32>count);
-    sumLA = f32x4.mul(sumLA, share);
-    sumLB = f32x4.mul(sumLB, share);
-    sumLLA = f32x4.mul(sumLLA, share);
-    sumLLB = f32x4.mul(sumLLB, share);
-    sumLXA = f32x4.mul(sumLXA, share);
-    sumLXB = f32x4.mul(sumLXB, share);
-  }
-  v128.store(a, sumLA, SUM_L);
-  v128.store(b, sumLB, SUM_L);
-  v128.store(a, sumLLA, SUM_LL);
-  v128.store(b, sumLLB, SUM_LL);
-  v128.store(a, sumLXA, SUM_LX);
-  v128.store(b, sumLXB, SUM_LX);
+  const share = f32x4.splat(weighted ? 1 : 1 / <f32>count);
+  v128.store(trial, weighted ? sumL : f32x4.mul(sumL, share), SUM_L);
+  v128.store(trial, weighted ? sumLL : f32x4.mul(sumLL, share), SUM_LL);
+  v128.store(trial, weighted ? sumLX : f32x4.mul(sumLX, share), SUM_LX);
 }
 
 function sumWeighted(from: usize, count: usize, top: f32): void {
@@ -116,12 +90,12 @@ function sumEven(from: usize, count: usize, top: f32): void {
   return f32x4.lt(f32x4.sub(f32x4.mul(scale, sumL), mean), zero());
 }
 
-/** Error of a group's trial; infinite where its levels tell nothing of a scale. */
+/** Error of a trial; infinite where its levels tell nothing of a scale. */
 // @ts-ignore: decorator
-@inline function errorOf(group: usize, at: usize): v128 {
-  const sumL = v128.load(group, SUM_L);
-  const sumLL = v128.load(group, SUM_LL);
-  const sumLX = v128.load(group, SUM_LX);
+@inline function errorOf(at: usize): v128 {
+  const sumL = v128.load(trial, SUM_L);
+  const sumLL = v128.load(trial, SUM_LL);
+  const sumLX = v128.load(trial, SUM_LX);
   const mean = v128.load(at, MEAN);
   const curvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
   const scale = f32x4.div(sumLX, curvature);
@@ -136,11 +110,11 @@ function sumEven(from: usize, count: usize, top: f32): void {
   return v128.bitselect(error, f32x4.splat(Infinity), some);
 }
 
-/** Stores the fit of a group's trial: see `Fit` in the reference. */
-function storeFit(group: usize, at: usize): void {
-  const sumL = v128.load(group, SUM_L);
-  const sumLL = v128.load(group, SUM_LL);
-  const sumLX = v128.load(group, SUM_LX);
+/** Stores the fit of a trial: see `Fit` in the reference. */
+function storeFit(at: usize): void {
+  const sumL = v128.load(trial, SUM_L);
+  const sumLL = v128.load(trial, SUM_LL);
+  const sumLX = v128.load(trial, SUM_LX);
   const mean = v128.load(at, MEAN);
   const curvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
   const free = f32x4.div(sumLX, curvature);
@@ -190,41 +164,37 @@ export function prepareMoves(after: i32, trials: i32, radius: f32, width: f32, t
   }
 }
 
-/** Moves both ends of the levels of two groups. */
+/** Moves both ends of a group's levels. */
 // @ts-ignore: decorator
 @inline function move(trialAt: usize, at: usize): void {
   const by = v128.load32_splat(trialAt);
   const stretch = v128.load32_splat(trialAt, 4);
   v128.store(trial, f32x4.mul(v128.load(at, INVERSE), stretch), TRIED_INVERSE);
-  v128.store(trial + GROUP, f32x4.mul(v128.load(at, INVERSE + NEXT), stretch), TRIED_INVERSE);
-  const shiftA = f32x4.mul(f32x4.add(v128.load(at, SHIFT), by), stretch);
-  const shiftB = f32x4.mul(f32x4.add(v128.load(at, SHIFT + NEXT), by), stretch);
-  v128.store(trial, shiftA, TRIED_SHIFT);
-  v128.store(trial + GROUP, shiftB, TRIED_SHIFT);
+  v128.store(trial, f32x4.mul(f32x4.add(v128.load(at, SHIFT), by), stretch), TRIED_SHIFT);
 }
 
 // @ts-ignore: decorator
-@inline function settleAlone(group: usize, at: usize): void {
-  const error = errorOf(group, at);
+@inline function settleAlone(at: usize): void {
+  const error = errorOf(at);
   const better = f32x4.lt(error, v128.load(at, ERROR));
   if (!v128.any_true(better)) return;
-  storeFit(group, at);
+  storeFit(at);
   keepFit(at, error, better);
 }
 
 /** Aims a group as ggml's block has it. */
 // @ts-ignore: decorator
-@inline function aimAtGgml(group: usize, at: usize, scaleStep: f32, offsetStep: f32): void {
+@inline function aimAtGgml(at: usize, scaleStep: f32, offsetStep: f32): void {
   const inverse = inverseOf(f32x4.mul(f32x4.splat(scaleStep), v128.load(at, GGML_SCALE)));
   const offset = f32x4.mul(f32x4.splat(offsetStep), v128.load(at, GGML_OFFSET));
-  v128.store(group, inverse, TRIED_INVERSE);
-  v128.store(group, f32x4.mul(f32x4.add(offset, v128.load(at, MEAN)), inverse), TRIED_SHIFT);
+  v128.store(trial, inverse, TRIED_INVERSE);
+  v128.store(trial, f32x4.mul(f32x4.add(offset, v128.load(at, MEAN)), inverse), TRIED_SHIFT);
 }
 
 // @ts-ignore: decorator
-@inline function aimAtBest(group: usize, at: usize): void {
-  v128.store(group, v128.load(at, INVERSE), TRIED_INVERSE);
-  v128.store(group, v128.load(at, SHIFT), TRIED_SHIFT);
+@inline function aimAtBest(at: usize): void {
+  v128.store(trial, v128.load(at, INVERSE), TRIED_INVERSE);
+  v128.store(trial, v128.load(at, SHIFT), TRIED_SHIFT);
 }
 
 // @ts-ignore: decorator
@@ -236,8 +206,7 @@ export function prepareMoves(after: i32, trials: i32, radius: f32, width: f32, t
 // @ts-ignore: decorator
 @inline function attemptAlone(from: usize, at: usize, count: usize, top: f32, weighted: bool): void {
   sumTrial(from, count, top, weighted);
-  settleAlone(trial, at);
-  settleAlone(trial + GROUP, at + NEXT);
+  settleAlone(at);
 }
 
 /**
@@ -254,14 +223,12 @@ export function searchAlone(
   offsetStep: f32,
   trials: i32,
 ): void {
-  for (let s: usize = 0; s < 256 / count; s += 8) {
-    const from = lanes + s * count * (STRIDE / 8);
+  for (let s: usize = 0; s < 256 / count; s += 4) {
+    const from = lanesOf(s, count);
     const at = fields + 4 * s;
-    aimAtBest(trial, at);
-    aimAtBest(trial + GROUP, at + NEXT);
+    aimAtBest(at);
     attemptAlone(from, at, count, top, weighted);
-    aimAtGgml(trial, at, scaleStep, offsetStep);
-    aimAtGgml(trial + GROUP, at + NEXT, scaleStep, offsetStep);
+    aimAtGgml(at, scaleStep, offsetStep);
     attemptAlone(from, at, count, top, weighted);
     const end = moves + 8 * <usize>trials;
     for (let trialAt = moves; trialAt < end; trialAt += 8) {
@@ -299,11 +266,11 @@ function beginPlaced(at: usize, top: v128): void {
 }
 
 // @ts-ignore: decorator
-@inline function settlePlaced(group: usize, at: usize, top: v128): void {
-  const error = errorOf(group, at);
+@inline function settlePlaced(at: usize, top: v128): void {
+  const error = errorOf(at);
   const lowest = v128.load(at, LOWEST);
   if (!v128.any_true(f32x4.lt(error, lowest))) return;
-  storeFit(group, at);
+  storeFit(at);
   const whole = f32x4.add(error, placeFit(fitted, top));
   const better = f32x4.lt(whole, lowest);
   if (!v128.any_true(better)) return;
@@ -334,17 +301,15 @@ export function searchPlaced(
   v128.store(steps, f32x4.splat(offsetStep), 32);
   v128.store(steps, inverseOf(f32x4.splat(offsetStep)), 48);
   const most = f32x4.splat(scaleTop);
-  for (let s: usize = 0; s < 256 / count; s += 8) {
-    const from = lanes + s * count * (STRIDE / 8);
+  for (let s: usize = 0; s < 256 / count; s += 4) {
+    const from = lanesOf(s, count);
     const at = fields + 4 * s;
     beginPlaced(at, most);
-    beginPlaced(at + NEXT, most);
     const end = moves + 8 * <usize>(after + trials);
     for (let trialAt = moves + 8 * <usize>after; trialAt < end; trialAt += 8) {
       move(trialAt, at);
       sumTrial(from, count, top, weighted);
-      settlePlaced(trial, at, most);
-      settlePlaced(trial + GROUP, at + NEXT, most);
+      settlePlaced(at, most);
     }
   }
 }

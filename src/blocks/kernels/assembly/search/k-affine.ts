@@ -11,10 +11,9 @@ import {
   GGML_OFFSET,
   GGML_SCALE,
   inverseOf,
-  lanes,
+  lanesOf,
   largest,
   MEAN,
-  NEXT,
   OFFSET_LEVEL,
   placeBlock,
   SCALE_LEVEL,
@@ -109,8 +108,7 @@ function measure(
   for (let s: usize = 0; s < subBlocks; s += 4) {
     const scale = f32x4.mul(f32x4.splat(scaleStep), v128.load(scales + 4 * s));
     const offset = f32x4.mul(f32x4.splat(offsetStep), v128.load(offsets + 4 * s));
-    const first = lanes + (s & ~7) * count * (STRIDE / 8) + (s & 4 ? NEXT : 0);
-    measureGroup(first, count, top, scale, offset, measured + 4 * s);
+    measureGroup(lanesOf(s, count), count, top, scale, offset, measured + 4 * s);
   }
   let error: f64 = 0;
   let sumSS: f64 = 0;
