@@ -15,9 +15,9 @@ const magic = 12582912;
 const firstStep = 3242174889;
 const secondStep = 2447445414;
 
-export function clamp(number: number, top: number): number {
-  if (number > top) return top;
-  return number < 0 ? 0 : number;
+export function clamp(number: number, low: number, high: number): number {
+  if (number > high) return high;
+  return number < low ? low : number;
 }
 
 /** Nearest integer of a number within 2^22, ties to even. */
@@ -85,14 +85,23 @@ export function placeSubBlock(values: Float32Array, weights: Float32Array, top: 
   return { values, shares, total, mean, centred, variance, square, best };
 }
 
-/** Levels of a trial and what they allow; undefined when they tell nothing of a scale. */
+/**
+ * Levels of a trial and what they allow; undefined when they tell nothing of a scale.
+ *
+ * Levels are counted from the one nearest to the mean: where one weight is far above all others, that keeps the
+ * little that the others add to the sums.
+ */
 export function tryAim(subBlock: SubBlock, { inverse, shift }: Aim, top: number): Fit | undefined {
   const { shares, centred, mean } = subBlock;
+  const origin = nearest(clamp(shift, 0, top));
+  const rest = fround(shift - origin);
+  const low = -origin;
+  const high = fround(top - origin);
   let sumL = 0;
   let sumLL = 0;
   let sumLX = 0;
   for (const [j, value] of centred.entries()) {
-    const level = nearest(clamp(fround(fround(value * inverse) + shift), top));
+    const level = nearest(clamp(fround(fround(value * inverse) + rest), low, high));
     const product = fround(shares[j]! * level);
     sumL = fround(sumL + product);
     sumLL = fround(sumLL + fround(product * level));
@@ -101,15 +110,17 @@ export function tryAim(subBlock: SubBlock, { inverse, shift }: Aim, top: number)
   const curvature = fround(sumLL - fround(sumL * sumL));
   if (!(curvature > 0 && sumLX > 0)) return undefined;
   const scale = fround(sumLX / curvature);
-  if (fround(fround(scale * sumL) - mean) < 0) {
+  const level = fround(sumL + origin);
+  if (fround(fround(scale * level) - mean) < 0) {
     // The offset stays at 0.
-    const held = fround(sumLX + fround(sumL * mean));
-    const heldScale = fround(held / sumLL);
+    const heldCurvature = fround(curvature + fround(level * level));
+    const heldLX = fround(sumLX + fround(level * mean));
+    const heldScale = fround(heldLX / heldCurvature);
     const heldInverse = fround(1 / heldScale);
     return {
-      error: fround(subBlock.square - fround(heldScale * held)),
+      error: fround(subBlock.square - fround(heldScale * heldLX)),
       scale: heldScale,
-      curvature: sumLL,
+      curvature: heldCurvature,
       level: 0,
       pull: 0,
       inverse: heldInverse,
@@ -120,10 +131,10 @@ export function tryAim(subBlock: SubBlock, { inverse, shift }: Aim, top: number)
     error: fround(subBlock.variance - fround(scale * sumLX)),
     scale,
     curvature,
-    level: sumL,
+    level,
     pull: mean,
     inverse: fround(1 / scale),
-    shift: sumL,
+    shift: level,
   };
 }
 

@@ -18,7 +18,7 @@ const together = 32;
 /** 2^32 by the golden ratio: its multiples fill an interval evenly. */
 const golden = 2654435769;
 
-function roundToHalf(value: number): number {
+export function roundToHalf(value: number): number {
   return halfToFloat(floatToHalf(value));
 }
 
@@ -38,7 +38,7 @@ export interface Placed {
 function placeOffset(fit: Fit, steps: Steps, scale: number, top: number): Placed {
   const stored = fround(steps.scale * scale);
   const wanted = fround(fround(stored * fit.level) - fit.pull);
-  const offset = nearest(clamp(fround(wanted * inverseOf(steps.offset)), top));
+  const offset = nearest(clamp(fround(wanted * inverseOf(steps.offset)), 0, top));
   const offScale = fround(stored - fit.scale);
   const offOffset = fround(wanted - fround(steps.offset * offset));
   const loss = fround(fround(fround(fit.curvature * offScale) * offScale) + fround(offOffset * offOffset));
@@ -47,9 +47,9 @@ function placeOffset(fit: Fit, steps: Steps, scale: number, top: number): Placed
 
 /** The better of the two levels around a fit's scale, each with the offset's level that suits it. */
 export function place(fit: Fit, steps: Steps, top: number): Placed {
-  const below = floor(clamp(fround(fit.scale * inverseOf(steps.scale)), top));
+  const below = floor(clamp(fround(fit.scale * inverseOf(steps.scale)), 0, top));
   const first = placeOffset(fit, steps, below, top);
-  const second = placeOffset(fit, steps, clamp(below + 1, top), top);
+  const second = placeOffset(fit, steps, clamp(below + 1, 0, top), top);
   return second.loss < first.loss ? second : first;
 }
 
@@ -91,16 +91,16 @@ export function chooseSteps(subBlocks: readonly SubBlock[], top: number, first: 
   };
   const alongScale = leastOf(leastScale, (step) =>
     sumOf(subBlocks, (fit) => {
-      const level = nearest(clamp(fround(fit.scale * inverseOf(step)), top));
+      const level = nearest(clamp(fround(fit.scale * inverseOf(step)), 0, top));
       const off = fround(fround(level * step) - fit.scale);
       return fround(fround(fit.curvature * off) * off);
     }),
   );
   const alongOffset = leastOf(leastOffset, (step) =>
     sumOf(subBlocks, (fit) => {
-      const level = nearest(clamp(fround(fit.scale * inverseOf(alongScale)), top));
+      const level = nearest(clamp(fround(fit.scale * inverseOf(alongScale)), 0, top));
       const wanted = fround(fround(fround(level * alongScale) * fit.level) - fit.pull);
-      const offset = nearest(clamp(fround(wanted * inverseOf(step)), top));
+      const offset = nearest(clamp(fround(wanted * inverseOf(step)), 0, top));
       const off = fround(wanted - fround(offset * step));
       return fround(off * off);
     }),

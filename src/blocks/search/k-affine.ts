@@ -16,10 +16,10 @@ import {
   layoutQ4_K,
   layoutQ5_K,
 } from "../encode/k-affine.js";
-import { floatToHalf, halfToFloat } from "../floats.js";
+import { floatToHalf } from "../floats.js";
 import type { Encoder } from "../types.js";
 import { type Aim, clamp, type Fit, moveAim, nearest, placeSubBlock, type SubBlock, tryAim } from "./k-affine-fit.js";
-import { chooseSteps, inverseOf, place, type Placed, type Steps } from "./k-affine-steps.js";
+import { chooseSteps, inverseOf, place, type Placed, roundToHalf, type Steps } from "./k-affine-steps.js";
 
 const { abs, fround } = Math;
 
@@ -38,13 +38,16 @@ interface Plan {
 }
 
 /** Weights below this part of the largest of a block count as that, so that no value is forgotten. */
-const leastWeight = 2 ** -24;
+const leastWeight = 2 ** -48;
 
 /** A block of smaller magnitudes is all zeros as soon as it is stored. */
 const negligible = 2 ** -24;
 
 /** ggml's block is replaced by one that loses less by more than rounding. */
 const margin = 1 - 2 ** -16;
+
+/** Numbers below this are rounded to finite halves. */
+const halfLimit = 65520;
 
 /** A block as it can be stored, what it loses and how that depends on its halves. */
 interface Candidate {
@@ -56,13 +59,9 @@ interface Candidate {
   readonly refitted: Steps;
 }
 
-function roundSteps(scale: number, offset: number): Steps {
-  return { scale: halfToFloat(floatToHalf(scale)), offset: halfToFloat(floatToHalf(offset)) };
-}
-
 /** Level of a value under a stored scale and offset. */
 function levelOf(value: number, inverse: number, shift: number, top: number): number {
-  return nearest(clamp(fround(fround(value * inverse) + shift), top));
+  return nearest(clamp(fround(fround(value * inverse) + shift), 0, top));
 }
 
 /** What a block loses. Sums within a sub-block are float32, and those over sub-blocks float64. */
@@ -98,16 +97,14 @@ function measure(
     sumSX += bySum * sumLX;
     sumOX += byOffset * mean;
   }
-  // Least squares of both halves; one of them when the other one makes no difference or would be negative.
+  // Least squares of both halves; of the scales' alone when the other one makes no difference or would be negative.
   const determinant = sumSS * sumOO - sumSO * sumSO;
-  let refitted = steps;
-  if (sumSS > 0) {
-    const offset = determinant > 0 ? (sumSX * sumSO - sumOX * sumSS) / determinant : 0;
-    refitted =
-      offset > 0
-        ? roundSteps((sumSX * sumOO - sumOX * sumSO) / determinant, offset)
-        : roundSteps(sumSX / sumSS, 0);
-  }
+  const offset = determinant > 0 ? (sumSX * sumSO - sumOX * sumSS) / determinant : 0;
+  const scale = offset > 0 ? (sumSX * sumOO - sumOX * sumSO) / determinant : sumSX / sumSS;
+  const refitted =
+    scale > 0 && scale < halfLimit && offset < halfLimit
+      ? { scale: roundToHalf(scale), offset: offset > 0 ? roundToHalf(offset) : 0 }
+      : steps;
   return { steps, scales, offsets, error, refitted };
 }
 
@@ -260,8 +257,8 @@ const plan: Plan = {
 
 /** Q2_K with the least error that a search finds. Four levels leave little to find, and no room to move far. */
 export const searchQ2_K = searcher(layoutQ2_K, encodeQ2_K, {
-  first: 32,
-  next: [24, 8],
+  first: 48,
+  next: [32, 8],
   firstRadius: [1.25, 0.75],
   nextRadius: [1.25, 0.75],
   firstStep: fround(0.8),

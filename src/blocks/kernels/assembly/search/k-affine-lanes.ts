@@ -39,7 +39,7 @@ export const GGML_OFFSET: usize = 15 * 64;
 }
 
 /** Weights below this part of the largest of a block count as that. */
-const LEAST_WEIGHT: f32 = 1.0 / 16777216;
+const LEAST_WEIGHT: f32 = 1.0 / 281474976710656;
 
 // @ts-ignore: decorator
 @inline export function zero(): v128 {

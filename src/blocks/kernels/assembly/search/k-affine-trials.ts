@@ -31,12 +31,14 @@ const FIRST_STEP: u32 = 3242174889;
 const SECOND_STEP: u32 = 2447445414;
 
 /** A trial of a group: where its levels come from, and their sums. */
-const trial: usize = memory.data(5 * 16, 16);
+const trial: usize = memory.data(6 * 16, 16);
 const TRIED_INVERSE: usize = 0;
 const TRIED_SHIFT: usize = 16;
 const SUM_L: usize = 32;
 const SUM_LL: usize = 48;
 const SUM_LX: usize = 64;
+/** The level that levels are counted from. */
+const ORIGIN: usize = 80;
 
 /** The fit of a trial and its levels of scale and offset, in the fields of `k-affine-lanes.ts`. */
 const fitted: usize = memory.data(16 * 64, 16);
@@ -45,8 +47,9 @@ const fitted: usize = memory.data(16 * 64, 16);
 const steps: usize = memory.data(4 * 16, 16);
 
 // @ts-ignore: decorator
-@inline function levelOf(x: v128, inverse: v128, shift: v128, top: v128): v128 {
-  return f32x4.nearest(clamp(f32x4.add(f32x4.mul(x, inverse), shift), top));
+@inline function levelOf(x: v128, inverse: v128, rest: v128, low: v128, high: v128): v128 {
+  const spread = f32x4.add(f32x4.mul(x, inverse), rest);
+  return f32x4.nearest(f32x4.pmax(f32x4.pmin(spread, high), low));
 }
 
 /**
@@ -58,18 +61,23 @@ const steps: usize = memory.data(4 * 16, 16);
   const top = f32x4.splat(topLevel);
   const inverse = v128.load(trial, TRIED_INVERSE);
   const shift = v128.load(trial, TRIED_SHIFT);
+  const origin = f32x4.nearest(clamp(shift, top));
+  const rest = f32x4.sub(shift, origin);
+  const low = f32x4.neg(origin);
+  const high = f32x4.sub(top, origin);
   let sumL = zero();
   let sumLL = zero();
   let sumLX = zero();
   const end = from + count * STRIDE;
   for (let at = from; at < end; at += STRIDE) {
     const x = v128.load(at);
-    const level = levelOf(x, inverse, shift, top);
+    const level = levelOf(x, inverse, rest, low, high);
     const product = weighted ? f32x4.mul(v128.load(at, SHARE), level) : level;
     sumL = f32x4.add(sumL, product);
     sumLL = f32x4.add(sumLL, f32x4.mul(product, level));
     sumLX = f32x4.add(sumLX, f32x4.mul(product, x));
   }
+  v128.store(trial, origin, ORIGIN);
   const share = f32x4.splat(weighted ? 1 : 1 / <f32>count);
   v128.store(trial, weighted ? sumL : f32x4.mul(sumL, share), SUM_L);
   v128.store(trial, weighted ? sumLL : f32x4.mul(sumLL, share), SUM_LL);
@@ -84,27 +92,28 @@ function sumEven(from: usize, count: usize, top: f32): void {
   sumLevels(from, count, top, false);
 }
 
-/** Where the best offset for a trial's levels would be below 0, given their scale. */
+/** Where the best offset for a trial's levels would be below 0. */
 // @ts-ignore: decorator
-@inline function heldAt0(scale: v128, sumL: v128, mean: v128): v128 {
-  return f32x4.lt(f32x4.sub(f32x4.mul(scale, sumL), mean), zero());
+@inline function heldAt0(scale: v128, level: v128, mean: v128): v128 {
+  return f32x4.lt(f32x4.sub(f32x4.mul(scale, level), mean), zero());
 }
 
-/** Error of a trial; infinite where its levels tell nothing of a scale. */
+/** Error of a group's trial; infinite where its levels tell nothing of a scale. */
 // @ts-ignore: decorator
 @inline function errorOf(at: usize): v128 {
   const sumL = v128.load(trial, SUM_L);
-  const sumLL = v128.load(trial, SUM_LL);
   const sumLX = v128.load(trial, SUM_LX);
   const mean = v128.load(at, MEAN);
-  const curvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
+  const curvature = f32x4.sub(v128.load(trial, SUM_LL), f32x4.mul(sumL, sumL));
   const scale = f32x4.div(sumLX, curvature);
+  const level = f32x4.add(sumL, v128.load(trial, ORIGIN));
   let error = f32x4.sub(v128.load(at, VARIANCE), f32x4.mul(scale, sumLX));
-  const held = heldAt0(scale, sumL, mean);
+  const held = heldAt0(scale, level, mean);
   if (v128.any_true(held)) {
-    const heldLX = f32x4.add(sumLX, f32x4.mul(sumL, mean));
-    const lost = f32x4.sub(v128.load(at, SQUARE), f32x4.mul(f32x4.div(heldLX, sumLL), heldLX));
-    error = v128.bitselect(lost, error, held);
+    const heldCurvature = f32x4.add(curvature, f32x4.mul(level, level));
+    const heldLX = f32x4.add(sumLX, f32x4.mul(level, mean));
+    const gained = f32x4.mul(f32x4.div(heldLX, heldCurvature), heldLX);
+    error = v128.bitselect(f32x4.sub(v128.load(at, SQUARE), gained), error, held);
   }
   const some = v128.and(f32x4.gt(curvature, zero()), f32x4.gt(sumLX, zero()));
   return v128.bitselect(error, f32x4.splat(Infinity), some);
@@ -113,21 +122,22 @@ function sumEven(from: usize, count: usize, top: f32): void {
 /** Stores the fit of a trial: see `Fit` in the reference. */
 function storeFit(at: usize): void {
   const sumL = v128.load(trial, SUM_L);
-  const sumLL = v128.load(trial, SUM_LL);
   const sumLX = v128.load(trial, SUM_LX);
   const mean = v128.load(at, MEAN);
-  const curvature = f32x4.sub(sumLL, f32x4.mul(sumL, sumL));
+  const curvature = f32x4.sub(v128.load(trial, SUM_LL), f32x4.mul(sumL, sumL));
   const free = f32x4.div(sumLX, curvature);
-  const held = heldAt0(free, sumL, mean);
-  const heldLX = f32x4.add(sumLX, f32x4.mul(sumL, mean));
-  const scale = v128.bitselect(f32x4.div(heldLX, sumLL), free, held);
+  const level = f32x4.add(sumL, v128.load(trial, ORIGIN));
+  const held = heldAt0(free, level, mean);
+  const heldCurvature = f32x4.add(curvature, f32x4.mul(level, level));
+  const heldLX = f32x4.add(sumLX, f32x4.mul(level, mean));
+  const scale = v128.bitselect(f32x4.div(heldLX, heldCurvature), free, held);
   const inverse = f32x4.div(f32x4.splat(1), scale);
   v128.store(fitted, scale, SCALE);
-  v128.store(fitted, v128.bitselect(sumLL, curvature, held), CURVATURE);
-  v128.store(fitted, v128.andnot(sumL, held), LEVEL);
+  v128.store(fitted, v128.bitselect(heldCurvature, curvature, held), CURVATURE);
+  v128.store(fitted, v128.andnot(level, held), LEVEL);
   v128.store(fitted, v128.andnot(mean, held), PULL);
   v128.store(fitted, inverse, INVERSE);
-  v128.store(fitted, v128.bitselect(f32x4.mul(mean, inverse), sumL, held), SHIFT);
+  v128.store(fitted, v128.bitselect(f32x4.mul(mean, inverse), level, held), SHIFT);
 }
 
 // @ts-ignore: decorator

@@ -1,7 +1,7 @@
 // Searches of Q2_K, Q4_K and Q5_K: see `blocks/search/k-affine.ts`, which this is held to.
 
 import { float } from "../number";
-import { halfOf } from "../half";
+import { halfOf, roundToHalf } from "../half";
 import { encodeAffine } from "../k/affine";
 import { FIELD_STEP, fields as stored, MINIMUM_LEVELS, SCALE_LEVELS } from "../k/affine-fields";
 import { packLevels, packPairs, packScales, pairOf, scalesOf } from "../k/affine-pack";
@@ -34,6 +34,9 @@ const NEGLIGIBLE: f32 = 1.0 / 16777216;
 
 /** ggml's block is replaced by one that loses less by more than rounding. */
 const MARGIN: f64 = 1 - 1.0 / 65536;
+
+/** Numbers below this are rounded to finite halves. */
+const HALF_LIMIT: f64 = 65520;
 
 /** Of 16 sub-blocks: what each loses, and sums of level, level² and level · value. */
 const measured: usize = memory.data(4 * 64, 16);
@@ -91,8 +94,7 @@ function measureGroup(first: usize, count: usize, topLevel: f32, scale: v128, of
 
 // @ts-ignore: decorator
 @inline function roundedToHalf(value: f64): f32 {
-  store<u16>(levels, halfOf(<f32>value));
-  return float<i16>(levels);
+  return f32x4.extract_lane(roundToHalf(f32x4.splat(<f32>value)), 0);
 }
 
 /** Returns what a block loses, and fits its halves to its levels. */
@@ -130,19 +132,12 @@ function measure(
     sumSX += byScale * <f64>load<f32>(sum, SUM_LX);
     sumOX += byOffset * <f64>load<f32>(fields + at, MEAN);
   }
-  nextScale = scaleStep;
-  nextOffset = offsetStep;
-  if (sumSS > 0) {
-    const determinant = sumSS * sumOO - sumSO * sumSO;
-    const offset = determinant > 0 ? (sumSX * sumSO - sumOX * sumSS) / determinant : 0;
-    if (offset > 0) {
-      nextScale = roundedToHalf((sumSX * sumOO - sumOX * sumSO) / determinant);
-      nextOffset = roundedToHalf(offset);
-    } else {
-      nextScale = roundedToHalf(sumSX / sumSS);
-      nextOffset = 0;
-    }
-  }
+  const determinant = sumSS * sumOO - sumSO * sumSO;
+  const offset: f64 = determinant > 0 ? (sumSX * sumSO - sumOX * sumSS) / determinant : 0;
+  const scale: f64 = offset > 0 ? (sumSX * sumOO - sumOX * sumSO) / determinant : sumSX / sumSS;
+  const usable = scale > 0 && scale < HALF_LIMIT && offset < HALF_LIMIT;
+  nextScale = usable ? roundedToHalf(scale) : scaleStep;
+  nextOffset = usable ? (offset > 0 ? roundedToHalf(offset) : 0) : offsetStep;
   return error;
 }
 
@@ -206,12 +201,12 @@ function storeBest(target: i32, x: usize, count: usize, topLevel: f32, output: u
 
 // @ts-ignore: decorator
 @inline function trialsAlone(few: bool): i32 {
-  return few ? 32 : 72;
+  return few ? 48 : 72;
 }
 
 // @ts-ignore: decorator
 @inline function trialsPlaced(few: bool, round: i32): i32 {
-  return few ? (round == 0 ? 24 : 8) : round == 0 ? 40 : 16;
+  return few ? (round == 0 ? 32 : 8) : round == 0 ? 40 : 16;
 }
 
 /** Largest level of a value. */
