@@ -69,7 +69,12 @@ function assignLevels(values: Float32Array, layout: AffineLayout, out: Uint8Arra
   }
 }
 
-function encodeBlock(layout: AffineLayout, values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
+function encodeBlock(
+  layout: AffineLayout,
+  values: Float32Array,
+  out: Uint8Array,
+  importance?: Float32Array,
+): void {
   const { count, top, scaleTop } = layout;
   const subBlocks = 256 / count;
   const levels = new Uint8Array(256);

@@ -65,7 +65,12 @@ function sumOf(subBlocks: readonly SubBlock[], loss: (fit: Fit) => number): numb
  * @param first steps are tried from this multiple of the one that puts the largest number on the top level
  * @param range how far the multiples go beyond that
  */
-export function chooseSteps(subBlocks: readonly SubBlock[], top: number, first: number, range: number): Steps {
+export function chooseSteps(
+  subBlocks: readonly SubBlock[],
+  top: number,
+  first: number,
+  range: number,
+): Steps {
   let largestScale = 0;
   let largestOffset = 0;
   for (const { best } of subBlocks) {

@@ -18,7 +18,16 @@ import {
 } from "../encode/k-affine.js";
 import { floatToHalf } from "../floats.js";
 import type { Encoder } from "../types.js";
-import { type Aim, clamp, type Fit, moveAim, nearest, placeSubBlock, type SubBlock, tryAim } from "./k-affine-fit.js";
+import {
+  type Aim,
+  clamp,
+  type Fit,
+  moveAim,
+  nearest,
+  placeSubBlock,
+  type SubBlock,
+  tryAim,
+} from "./k-affine-fit.js";
 import { chooseSteps, inverseOf, place, type Placed, roundToHalf, type Steps } from "./k-affine-steps.js";
 
 const { abs, fround } = Math;
@@ -257,8 +266,8 @@ const plan: Plan = {
 
 /** Q2_K with the least error that a search finds. Four levels leave little to find, and no room to move far. */
 export const searchQ2_K = searcher(layoutQ2_K, encodeQ2_K, {
-  first: 48,
-  next: [32, 8],
+  first: 32,
+  next: [24, 8],
   firstRadius: [1.25, 0.75],
   nextRadius: [1.25, 0.75],
   firstStep: fround(0.8),

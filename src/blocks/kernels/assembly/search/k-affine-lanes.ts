@@ -1,8 +1,8 @@
 // What the search of the affine types knows of the sub-blocks of a block.
 //
 // Lanes are sub-blocks, and values are walked in order, so every sum has the order of the reference in
-// `blocks/search/k-affine-fit.ts`. Four sub-blocks are a group; two at a time would need more registers than the
-// 16 there are, which costs more than it gains.
+// `blocks/search/k-affine-fit.ts`. Four sub-blocks are a group. Their values are walked for one group at a time: two
+// would need more than the 16 registers there are, which makes trials a fifth slower.
 
 /** For every value of a group's sub-blocks: itself without the mean, its share of the weights, and itself. */
 const lanes: usize = memory.data(256 * 12, 16);

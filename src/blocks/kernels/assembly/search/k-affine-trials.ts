@@ -30,10 +30,14 @@ import {
 const FIRST_STEP: u32 = 3242174889;
 const SECOND_STEP: u32 = 2447445414;
 
-/** A trial of a group: where its levels come from, and their sums. */
-const trial: usize = memory.data(6 * 16, 16);
+/**
+ * Trials of two groups: where their levels come from, and the sums of these. The groups go one after the other
+ * through a step, so that one need not wait for the other's last operations.
+ */
+const trials: usize = memory.data(2 * 96, 16);
+const NEXT_TRIAL: usize = 96;
 const TRIED_INVERSE: usize = 0;
-const TRIED_SHIFT: usize = 16;
+const TRIED_REST: usize = 16;
 const SUM_L: usize = 32;
 const SUM_LL: usize = 48;
 const SUM_LX: usize = 64;
@@ -57,12 +61,11 @@ const steps: usize = memory.data(4 * 16, 16);
  * keep their bits.
  */
 // @ts-ignore: decorator
-@inline function sumLevels(from: usize, count: usize, topLevel: f32, weighted: bool): void {
+@inline function sumLevels(trial: usize, from: usize, count: usize, topLevel: f32, weighted: bool): void {
   const top = f32x4.splat(topLevel);
   const inverse = v128.load(trial, TRIED_INVERSE);
-  const shift = v128.load(trial, TRIED_SHIFT);
-  const origin = f32x4.nearest(clamp(shift, top));
-  const rest = f32x4.sub(shift, origin);
+  const rest = v128.load(trial, TRIED_REST);
+  const origin = v128.load(trial, ORIGIN);
   const low = f32x4.neg(origin);
   const high = f32x4.sub(top, origin);
   let sumL = zero();
@@ -77,19 +80,18 @@ const steps: usize = memory.data(4 * 16, 16);
     sumLL = f32x4.add(sumLL, f32x4.mul(product, level));
     sumLX = f32x4.add(sumLX, f32x4.mul(product, x));
   }
-  v128.store(trial, origin, ORIGIN);
   const share = f32x4.splat(weighted ? 1 : 1 / <f32>count);
   v128.store(trial, weighted ? sumL : f32x4.mul(sumL, share), SUM_L);
   v128.store(trial, weighted ? sumLL : f32x4.mul(sumLL, share), SUM_LL);
   v128.store(trial, weighted ? sumLX : f32x4.mul(sumLX, share), SUM_LX);
 }
 
-function sumWeighted(from: usize, count: usize, top: f32): void {
-  sumLevels(from, count, top, true);
+function sumWeighted(trial: usize, from: usize, count: usize, top: f32): void {
+  sumLevels(trial, from, count, top, true);
 }
 
-function sumEven(from: usize, count: usize, top: f32): void {
-  sumLevels(from, count, top, false);
+function sumEven(trial: usize, from: usize, count: usize, top: f32): void {
+  sumLevels(trial, from, count, top, false);
 }
 
 /** Where the best offset for a trial's levels would be below 0. */
@@ -100,7 +102,7 @@ function sumEven(from: usize, count: usize, top: f32): void {
 
 /** Error of a group's trial; infinite where its levels tell nothing of a scale. */
 // @ts-ignore: decorator
-@inline function errorOf(at: usize): v128 {
+@inline function errorOf(trial: usize, at: usize): v128 {
   const sumL = v128.load(trial, SUM_L);
   const sumLX = v128.load(trial, SUM_LX);
   const mean = v128.load(at, MEAN);
@@ -120,7 +122,7 @@ function sumEven(from: usize, count: usize, top: f32): void {
 }
 
 /** Stores the fit of a trial: see `Fit` in the reference. */
-function storeFit(at: usize): void {
+function storeFit(trial: usize, at: usize): void {
   const sumL = v128.load(trial, SUM_L);
   const sumLX = v128.load(trial, SUM_LX);
   const mean = v128.load(at, MEAN);
@@ -162,9 +164,9 @@ const moves: usize = memory.data(256 * 8, 16);
  * @param after trials before these
  * @param radius of the first trial, in levels; the last one's is `width` less
  */
-export function prepareMoves(after: i32, trials: i32, radius: f32, width: f32, top: f32): void {
-  for (let index = 0; index < trials; index++) {
-    const unit = (radius - (width / <f32>trials) * <f32>index) * <f32>(1.0 / 2147483648.0);
+export function prepareMoves(after: i32, count: i32, radius: f32, width: f32, top: f32): void {
+  for (let index = 0; index < count; index++) {
+    const unit = (radius - (width / <f32>count) * <f32>index) * <f32>(1.0 / 2147483648.0);
     const number = <u32>(after + index + 1);
     const low = <f32>(<i32>(number * FIRST_STEP)) * unit;
     const high = <f32>(<i32>(number * SECOND_STEP)) * unit;
@@ -174,76 +176,95 @@ export function prepareMoves(after: i32, trials: i32, radius: f32, width: f32, t
   }
 }
 
+/** Aims a trial; levels are counted from the one nearest to the mean. */
+// @ts-ignore: decorator
+@inline function aim(trial: usize, inverse: v128, shift: v128, top: v128): void {
+  const origin = f32x4.nearest(clamp(shift, top));
+  v128.store(trial, inverse, TRIED_INVERSE);
+  v128.store(trial, f32x4.sub(shift, origin), TRIED_REST);
+  v128.store(trial, origin, ORIGIN);
+}
+
 /** Moves both ends of a group's levels. */
 // @ts-ignore: decorator
-@inline function move(trialAt: usize, at: usize): void {
-  const by = v128.load32_splat(trialAt);
-  const stretch = v128.load32_splat(trialAt, 4);
-  v128.store(trial, f32x4.mul(v128.load(at, INVERSE), stretch), TRIED_INVERSE);
-  v128.store(trial, f32x4.mul(f32x4.add(v128.load(at, SHIFT), by), stretch), TRIED_SHIFT);
+@inline function move(moveAt: usize, trial: usize, at: usize, top: v128): void {
+  const stretch = v128.load32_splat(moveAt, 4);
+  const shift = f32x4.add(v128.load(at, SHIFT), v128.load32_splat(moveAt));
+  aim(trial, f32x4.mul(v128.load(at, INVERSE), stretch), f32x4.mul(shift, stretch), top);
 }
 
 // @ts-ignore: decorator
-@inline function settleAlone(at: usize): void {
-  const error = errorOf(at);
+@inline function settleAlone(trial: usize, at: usize): void {
+  const error = errorOf(trial, at);
   const better = f32x4.lt(error, v128.load(at, ERROR));
   if (!v128.any_true(better)) return;
-  storeFit(at);
+  storeFit(trial, at);
   keepFit(at, error, better);
 }
 
 /** Aims a group as ggml's block has it. */
 // @ts-ignore: decorator
-@inline function aimAtGgml(at: usize, scaleStep: f32, offsetStep: f32): void {
+@inline function aimAtGgml(trial: usize, at: usize, scaleStep: f32, offsetStep: f32, top: v128): void {
   const inverse = inverseOf(f32x4.mul(f32x4.splat(scaleStep), v128.load(at, GGML_SCALE)));
   const offset = f32x4.mul(f32x4.splat(offsetStep), v128.load(at, GGML_OFFSET));
-  v128.store(trial, inverse, TRIED_INVERSE);
-  v128.store(trial, f32x4.mul(f32x4.add(offset, v128.load(at, MEAN)), inverse), TRIED_SHIFT);
+  aim(trial, inverse, f32x4.mul(f32x4.add(offset, v128.load(at, MEAN)), inverse), top);
 }
 
 // @ts-ignore: decorator
-@inline function aimAtBest(at: usize): void {
-  v128.store(trial, v128.load(at, INVERSE), TRIED_INVERSE);
-  v128.store(trial, v128.load(at, SHIFT), TRIED_SHIFT);
+@inline function aimAtBest(trial: usize, at: usize, top: v128): void {
+  aim(trial, v128.load(at, INVERSE), v128.load(at, SHIFT), top);
+}
+
+/** Sums of the trials of the groups from sub-block `s` on. */
+// @ts-ignore: decorator
+@inline function sumTrials(s: usize, count: usize, top: f32, weighted: bool): void {
+  const a = lanesOf(s, count);
+  const b = lanesOf(s + 4, count);
+  if (weighted) {
+    sumWeighted(trials, a, count, top);
+    sumWeighted(trials + NEXT_TRIAL, b, count, top);
+  } else {
+    sumEven(trials, a, count, top);
+    sumEven(trials + NEXT_TRIAL, b, count, top);
+  }
 }
 
 // @ts-ignore: decorator
-@inline function sumTrial(from: usize, count: usize, top: f32, weighted: bool): void {
-  if (weighted) sumWeighted(from, count, top);
-  else sumEven(from, count, top);
-}
-
-// @ts-ignore: decorator
-@inline function attemptAlone(from: usize, at: usize, count: usize, top: f32, weighted: bool): void {
-  sumTrial(from, count, top, weighted);
-  settleAlone(at);
+@inline function attemptAlone(s: usize, count: usize, top: f32, weighted: bool): void {
+  sumTrials(s, count, top, weighted);
+  settleAlone(trials, fields + 4 * s);
+  settleAlone(trials + NEXT_TRIAL, fields + 4 * s + 16);
 }
 
 /**
  * Looks for the best scale and offset of every sub-block by itself, from its range and from ggml's.
  *
  * @param scaleStep of ggml's block, as `offsetStep`
- * @param trials how many of the prepared moves to try
+ * @param moved how many of the prepared moves to try
  */
 export function searchAlone(
   count: usize,
-  top: f32,
+  topLevel: f32,
   weighted: bool,
   scaleStep: f32,
   offsetStep: f32,
-  trials: i32,
+  moved: i32,
 ): void {
-  for (let s: usize = 0; s < 256 / count; s += 4) {
-    const from = lanesOf(s, count);
-    const at = fields + 4 * s;
-    aimAtBest(at);
-    attemptAlone(from, at, count, top, weighted);
-    aimAtGgml(at, scaleStep, offsetStep);
-    attemptAlone(from, at, count, top, weighted);
-    const end = moves + 8 * <usize>trials;
-    for (let trialAt = moves; trialAt < end; trialAt += 8) {
-      move(trialAt, at);
-      attemptAlone(from, at, count, top, weighted);
+  const top = f32x4.splat(topLevel);
+  for (let s: usize = 0; s < 256 / count; s += 8) {
+    const a = fields + 4 * s;
+    const b = a + 16;
+    aimAtBest(trials, a, top);
+    aimAtBest(trials + NEXT_TRIAL, b, top);
+    attemptAlone(s, count, topLevel, weighted);
+    aimAtGgml(trials, a, scaleStep, offsetStep, top);
+    aimAtGgml(trials + NEXT_TRIAL, b, scaleStep, offsetStep, top);
+    attemptAlone(s, count, topLevel, weighted);
+    const end = moves + 8 * <usize>moved;
+    for (let moveAt = moves; moveAt < end; moveAt += 8) {
+      move(moveAt, trials, a, top);
+      move(moveAt, trials + NEXT_TRIAL, b, top);
+      attemptAlone(s, count, topLevel, weighted);
     }
   }
 }
@@ -276,11 +297,11 @@ function beginPlaced(at: usize, top: v128): void {
 }
 
 // @ts-ignore: decorator
-@inline function settlePlaced(at: usize, top: v128): void {
-  const error = errorOf(at);
+@inline function settlePlaced(trial: usize, at: usize, top: v128): void {
+  const error = errorOf(trial, at);
   const lowest = v128.load(at, LOWEST);
   if (!v128.any_true(f32x4.lt(error, lowest))) return;
-  storeFit(at);
+  storeFit(trial, at);
   const whole = f32x4.add(error, placeFit(fitted, top));
   const better = f32x4.lt(whole, lowest);
   if (!v128.any_true(better)) return;
@@ -294,32 +315,36 @@ function beginPlaced(at: usize, top: v128): void {
  * Looks for the levels of every sub-block's scale and offset, beginning with the best fits so far.
  *
  * @param after moves to leave out
- * @param trials how many of the prepared moves to try after those
+ * @param moved how many of the prepared moves to try after those
  */
 export function searchPlaced(
   count: usize,
-  top: f32,
+  topLevel: f32,
   scaleTop: f32,
   weighted: bool,
   scaleStep: f32,
   offsetStep: f32,
   after: i32,
-  trials: i32,
+  moved: i32,
 ): void {
   v128.store(steps, f32x4.splat(scaleStep));
   v128.store(steps, inverseOf(f32x4.splat(scaleStep)), 16);
   v128.store(steps, f32x4.splat(offsetStep), 32);
   v128.store(steps, inverseOf(f32x4.splat(offsetStep)), 48);
+  const top = f32x4.splat(topLevel);
   const most = f32x4.splat(scaleTop);
-  for (let s: usize = 0; s < 256 / count; s += 4) {
-    const from = lanesOf(s, count);
-    const at = fields + 4 * s;
-    beginPlaced(at, most);
-    const end = moves + 8 * <usize>(after + trials);
-    for (let trialAt = moves + 8 * <usize>after; trialAt < end; trialAt += 8) {
-      move(trialAt, at);
-      sumTrial(from, count, top, weighted);
-      settlePlaced(at, most);
+  for (let s: usize = 0; s < 256 / count; s += 8) {
+    const a = fields + 4 * s;
+    const b = a + 16;
+    beginPlaced(a, most);
+    beginPlaced(b, most);
+    const end = moves + 8 * <usize>(after + moved);
+    for (let moveAt = moves + 8 * <usize>after; moveAt < end; moveAt += 8) {
+      move(moveAt, trials, a, top);
+      move(moveAt, trials + NEXT_TRIAL, b, top);
+      sumTrials(s, count, topLevel, weighted);
+      settlePlaced(trials, a, most);
+      settlePlaced(trials + NEXT_TRIAL, b, most);
     }
   }
 }

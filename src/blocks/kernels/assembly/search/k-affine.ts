@@ -201,12 +201,12 @@ function storeBest(target: i32, x: usize, count: usize, topLevel: f32, output: u
 
 // @ts-ignore: decorator
 @inline function trialsAlone(few: bool): i32 {
-  return few ? 48 : 72;
+  return few ? 32 : 72;
 }
 
 // @ts-ignore: decorator
 @inline function trialsPlaced(few: bool, round: i32): i32 {
-  return few ? (round == 0 ? 32 : 8) : round == 0 ? 40 : 16;
+  return few ? (round == 0 ? 24 : 8) : round == 0 ? 40 : 16;
 }
 
 /** Largest level of a value. */
