@@ -247,6 +247,8 @@ async function speeds(type) {
   return Object.fromEntries(Object.entries(found).map(([name, list]) => [name, median(list)]));
 }
 
+const ppm = (value) => (value * 1e6).toFixed(1).padStart(10);
+
 const data = await samples();
 const results = [];
 if (!flags.json) {
@@ -290,7 +292,6 @@ for (const type of flags.only.split(",")) {
     };
     results.push(result);
     if (flags.json) continue;
-    const ppm = (value) => (value * 1e6).toFixed(1).padStart(10);
     process.stdout.write(
       [
         type.padEnd(8),

@@ -1,15 +1,13 @@
 import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
-import { blockType, rowBytes } from "../table.js";
+import { blockType, blockTypes, rowBytes } from "../table.js";
 import type { BlockTypeName, Method } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: ReadonlySet<BlockTypeName> = new Set([
-  ...["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "NVFP4"],
-  ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M"],
-  ...["TQ1_0", "TQ2_0", "Q1_0", "Q2_0"],
-] as const);
+const targets: ReadonlySet<BlockTypeName> = new Set(
+  blockTypes.map(({ name }) => name).filter((name) => !/^I\d|^F64/.test(name)),
+);
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -23,10 +21,9 @@ const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
 ]);
 
 /** Types that heed an importance in ggml's method. */
-const weighted: ReadonlySet<BlockTypeName> = new Set([
-  ...["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"],
-  ...["IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M"],
-] as const);
+const weighted: ReadonlySet<BlockTypeName> = new Set(
+  [...targets].filter((name) => /^Q[45]_[01]$|_K$|^IQ/.test(name)),
+);
 
 /** Types that the kernels know a search for. */
 const searched: ReadonlySet<BlockTypeName> = new Set([]);
