@@ -45,6 +45,8 @@ function lapidary(...words) {
   execFileSync(process.execPath, [PROGRAM, ...words], { stdio: ["ignore", "ignore", "pipe"] });
 }
 
+const int = (value) => Buffer.from(Int32Array.of(value).buffer);
+
 /** An importance matrix in the old format, which both read. */
 async function writeImatrix() {
   const { tensors } = await openGguf(source);
@@ -52,8 +54,10 @@ async function writeImatrix() {
     ({ name, ne }) => name.startsWith("blk.") && name.endsWith("weight") && ne.length > 1,
   );
   let state = 1;
-  const random = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
-  const int = (value) => Buffer.from(Int32Array.of(value).buffer);
+  const random = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
   const parts = weights.flatMap(({ name, ne }) => {
     const values = Float32Array.from({ length: ne[0] * (ne[2] ?? 1) }, () => random() ** 4 + 1e-4);
     return [int(name.length), Buffer.from(name), int(1), int(values.length), Buffer.from(values.buffer)];
