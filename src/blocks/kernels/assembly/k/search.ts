@@ -3,8 +3,7 @@
 // Lanes are sub-blocks: each lane of a vector belongs to one of four sub-blocks, and the values are walked in
 // order. So every sum of a sub-block is taken in the order of ggml's scalar code and has the same bits.
 
-/** Magnitudes below this count as zero. */
-export const NEGLIGIBLE: f32 = 1e-15;
+import { NEGLIGIBLE } from "../extreme";
 
 /** For four sub-blocks, transposed: value j of each, its weight and their product, 16 vectors of each. */
 export const turned: usize = memory.data(3 * 16 * 16, 16);
