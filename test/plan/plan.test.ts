@@ -175,8 +175,7 @@ describe("a plan with an importance matrix", () => {
     expect(importance).toMatch(/imatrix\.gguf$/);
     expect(withoutImportance).toEqual(["token_embd.weight", "per_layer_token_embd.weight"]);
     for (const tensor of tensors) {
-      const entry =
-        tensor.type === "Q4_K" || tensor.type === "Q6_K" ? matrix.entries.get(tensor.name) : undefined;
+      const entry = /^Q[456]_/.test(tensor.type) ? matrix.entries.get(tensor.name) : undefined;
       expect(tensor.importance).toBe(entry?.values);
     }
   });
