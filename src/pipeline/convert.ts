@@ -31,14 +31,22 @@ import {
   sourceKind,
 } from "./source.js";
 
+/** A type for the tensors whose name a regular expression finds. */
+export interface TensorTypeName {
+  readonly pattern: string;
+  readonly type: string;
+  /** Where it was written, for messages. */
+  readonly where?: string | undefined;
+}
+
 /** What stands in front of a mix's rules, with the types by name in any case. */
 export interface TypeNames {
-  readonly tensorTypes?: readonly { readonly pattern: string; readonly type: string }[];
+  readonly tensorTypes?: readonly TensorTypeName[];
   readonly output?: string | undefined;
   readonly embedding?: string | undefined;
   readonly perLayerEmbedding?: string | undefined;
   readonly pure?: boolean;
-  readonly fallback?: Fallback;
+  readonly fallback?: Fallback | undefined;
 }
 
 export interface TypeOptions {
@@ -52,6 +60,8 @@ export interface ConvertRequest extends TypeOptions {
   readonly source: string;
   /** Names of mixes, in any case. */
   readonly types: readonly string[];
+  /** Stands in the name of a file in place of the mix's. */
+  readonly name?: string | undefined;
   /** Folder, or path ending in `.gguf` for a single type. */
   readonly out: string;
   /** Write what llama.cpp's converter writes, unused keys and values included. */
@@ -129,7 +139,10 @@ function overridesOf({ tensorTypes = [], pure, fallback, ...tables }: TypeNames)
   return {
     pure,
     fallback,
-    tensorTypes: tensorTypes.map(({ pattern, type }) => ({ pattern, type: parseBlockType(type).name })),
+    tensorTypes: tensorTypes.map(({ type, ...override }) => ({
+      ...override,
+      type: parseBlockType(type).name,
+    })),
     output: parseOptional(tables.output),
     embedding: parseOptional(tables.embedding),
     perLayerEmbedding: parseOptional(tables.perLayerEmbedding),
@@ -158,7 +171,8 @@ function planOf(
 
 /** Where a type goes: the path given, or a file in the folder given. */
 function outputPath(request: ConvertRequest, source: ModelSource, plan: Plan): string {
-  return /\.gguf$/i.test(request.out) ? request.out : join(request.out, `${source.name}-${plan.mix}.gguf`);
+  if (/\.gguf$/i.test(request.out)) return request.out;
+  return join(request.out, `${source.name}-${request.name ?? plan.mix}.gguf`);
 }
 
 function checkTypes(request: ConvertRequest, plans: readonly Plan[]): void {

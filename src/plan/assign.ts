@@ -17,6 +17,8 @@ export interface Candidate {
 export interface TensorType {
   readonly pattern: string;
   readonly type: BlockTypeName;
+  /** Where the pattern stands, for messages, such as `recipe.yaml: tensors[2].match`. */
+  readonly where?: string | undefined;
 }
 
 /** What stands in front of a mix's rules. */
@@ -202,23 +204,24 @@ class Assignment {
   }
 }
 
-function compile(
-  overrides: readonly TensorType[],
-): { regex: RegExp; type: BlockTypeName; pattern: string }[] {
-  return overrides.map(({ pattern, type }) => {
-    try {
-      return { regex: new RegExp(pattern.toLowerCase()), type, pattern };
-    } catch (error) {
-      throw new PlanError(
-        "bad-pattern",
-        `the tensor pattern ${JSON.stringify(pattern)} is no regular expression`,
-        {
-          exitCode: 2,
-          cause: error,
-        },
-      );
-    }
-  });
+/**
+ * A pattern for names of tensors; as in llama-quantize it is lower case, like all names.
+ *
+ * @throws PlanError `bad-pattern`
+ */
+export function tensorPattern(pattern: string): RegExp {
+  try {
+    return new RegExp(pattern.toLowerCase());
+  } catch (error) {
+    throw new PlanError(
+      "bad-pattern",
+      `the tensor pattern ${JSON.stringify(pattern)} is no regular expression`,
+      {
+        exitCode: 2,
+        cause: error,
+      },
+    );
+  }
 }
 
 /** The type that a flag names for a table, which no rule may change. */
@@ -256,7 +259,10 @@ export function assignTypes(
       { exitCode: 2, advice: "Leave the overrides out, or choose a quantizing mix." },
     );
   }
-  const patterns = compile(overrides.tensorTypes ?? []);
+  const patterns = (overrides.tensorTypes ?? []).map((override) => ({
+    ...override,
+    regex: tensorPattern(override.pattern),
+  }));
   const unused = new Set(patterns);
   const assignment = new Assignment(mix, facts, candidates, overrides.output);
   const types = new Map<string, BlockTypeName>();
@@ -280,7 +286,7 @@ export function assignTypes(
   if (stray !== undefined) {
     throw new PlanError(
       "pattern-finds-nothing",
-      `the tensor pattern ${JSON.stringify(stray.pattern)} finds no tensor that may be quantized`,
+      `${stray.where === undefined ? "" : `${stray.where}: `}the tensor pattern ${JSON.stringify(stray.pattern)} finds no tensor that may be quantized`,
       {
         exitCode: 2,
         advice: "Patterns are regular expressions over GGUF names such as blk.3.ffn_down.weight.",

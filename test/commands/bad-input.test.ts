@@ -306,6 +306,41 @@ describe("flags and paths", () => {
     }
   });
 
+  it("have to name mixes or a recipe, and not both", async () => {
+    const recipe = join(scratchFolder(), "recipe.yaml");
+    writeFileSync(recipe, "recipe: 1\nmix: Q8_0\n");
+    const out = ["--out", scratchFolder()];
+    const ways = /--type.*--recipe|--recipe.*--type/;
+    expectError(await runCommand(Quantize, [nanoCheckpoint, ...out]), 2, ways);
+    expectError(await runCommand(Build, [nanoCheckpoint, ...out]), 2, ways);
+    const both = [nanoCheckpoint, "--type", "Q8_0", "--recipe", recipe, ...out];
+    expectError(await runCommand(Quantize, both), 2, ways);
+    const exact = [nanoCheckpoint, "--to", "gguf", "--match-converter", "--recipe", recipe, ...out];
+    expectError(await runCommand(Convert, exact), 2, /--match-converter/);
+  });
+
+  it("name a recipe that is one", async () => {
+    const recipe = join(scratchFolder(), "recipe.yaml");
+    const out = join(scratchFolder(), "out");
+    const argv = [nanoCheckpoint, "--recipe", recipe, "--out", out];
+    expectError(await runCommand(Quantize, argv), 2, /recipe\.yaml: there is no such file/, out);
+    writeFileSync(recipe, "recipe: 1\nmix: Q8_0\ntensors:\n  - {match: ffn, typ: Q4_0}\n");
+    const words =
+      /recipe\.yaml: tensors\[0\]: there is no key "typ" \(line 4, column 18\)\.\n {2}Did you mean type\?/;
+    for (const run of [
+      await runCommand(Quantize, argv),
+      await runCommand(Convert, [...argv, "--to", "gguf"]),
+      await runCommand(Build, argv),
+    ]) {
+      expectError(run, 2, words, out);
+    }
+    writeFileSync(recipe, "recipe: 1\nmix: [Q8_0\n");
+    expectError(await runCommand(Quantize, argv), 2, /recipe\.yaml: line 3, column 1: /, out);
+    const json = await runCommand(Quantize, [...argv, "--json"]);
+    expect(json.code).toBe(2);
+    expect(JSON.parse(json.stdout)).toMatchObject({ error: { code: "bad-recipe", exitCode: 2 } });
+  });
+
   it("come as JSON when JSON is asked for", async () => {
     const run = await runCommand(Inspect, ["nowhere", "--json"]);
     expect(run.code).toBe(2);
