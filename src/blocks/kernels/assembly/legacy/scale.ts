@@ -1,15 +1,17 @@
 // Q4_0 and Q5_0 with an importance: of 19 scales the one that leaves the smallest weighted squared error.
 
 import { halves } from "../half";
-import { lane0, lane1, lane2, lane3, pointLanes } from "./lanes";
 import { bytesOf, MAGIC, MAGIC_BITS, packFifths, packNibbles } from "./pack";
-import { turnBlocks, turned, TURNED_END, WEIGHTS } from "./weighted";
+import { turnFour } from "./weighted";
 
 /** Magnitudes below this count as zero. */
 const NEGLIGIBLE: f32 = 1e-15;
 
-/** Value times weight for each value at `turned`. */
-const products: usize = memory.data(32 * 16, 16);
+/** Value j of four blocks at 16·j, then its weights, then its products with them. */
+const turned: usize = memory.data(3 * 32 * 16, 16);
+const WEIGHTS: usize = 32 * 16;
+const PRODUCTS: usize = 2 * 32 * 16;
+const TURNED_END: usize = turned + 32 * 16;
 
 /** Level sums of two trials: Σ w·x·level and Σ w·level² of the first, then of the second. */
 const sums: usize = memory.data(4 * 16, 16);
@@ -38,7 +40,7 @@ let best: v128 = i32x4.splat(0);
   for (let at = turned; at < TURNED_END; at += 16) {
     const x = v128.load(at);
     const weight = v128.load(at, WEIGHTS);
-    const product = v128.load(at + (products - turned));
+    const product = v128.load(at, PRODUCTS);
     const levelA = levelsFor(x, a, bound, upper, lower);
     const levelB = levelsFor(x, b, bound, upper, lower);
     productA = f32x4.add(productA, f32x4.mul(product, levelA));
@@ -120,7 +122,7 @@ function settle(inverse: v128, product: v128, square: v128): void {
     size = f32x4.pmax(size, magnitude);
     high = f32x4.pmax(high, x);
     low = f32x4.pmin(low, x);
-    v128.store(at + (products - turned), f32x4.mul(v128.load(at, WEIGHTS), x));
+    v128.store(at, f32x4.mul(v128.load(at, WEIGHTS), x), PRODUCTS);
   }
   const nothing = f32x4.lt(size, f32x4.splat(NEGLIGIBLE));
   extreme = v128.bitselect(f32x4.splat(1), extreme, nothing);
@@ -163,30 +165,24 @@ function settle(inverse: v128, product: v128, square: v128): void {
   else packNibbles(low, high, output + 2);
 }
 
+/** Scales as halves and inverse scales of four blocks. */
+const found: usize = memory.data(2 * 16, 16);
+
 // @ts-ignore: decorator
 @inline function encode(x: usize, weights: usize, output: usize, values: i32, mean: f32, bound: i32): void {
   const bytes: usize = bound == 16 ? 22 : 18;
   const importance = weights - x;
   for (let blocks = values / 32; blocks > 0; blocks -= 4) {
-    pointLanes(x, 128, blocks);
-    turnBlocks(importance, mean);
+    turnFour(x, 0, blocks, importance, mean, turned, turned + WEIGHTS, 16);
     searchFour(<f32>bound);
-    const scales = halves(bestScale);
-    storeBlock(lane0, i32x4.extract_lane(scales, 0), f32x4.extract_lane(bestInverse, 0), bound, output);
-    if (blocks > 1) {
-      const at = output + bytes;
-      storeBlock(lane1, i32x4.extract_lane(scales, 1), f32x4.extract_lane(bestInverse, 1), bound, at);
+    v128.store(found, halves(bestScale));
+    v128.store(found, bestInverse, 16);
+    for (let k = 0; k < min(4, blocks); k++) {
+      const at = found + 4 * <usize>k;
+      storeBlock(x, load<i32>(at), load<f32>(at, 16), bound, output);
+      x += 128;
+      output += bytes;
     }
-    if (blocks > 2) {
-      const at = output + 2 * bytes;
-      storeBlock(lane2, i32x4.extract_lane(scales, 2), f32x4.extract_lane(bestInverse, 2), bound, at);
-    }
-    if (blocks > 3) {
-      const at = output + 3 * bytes;
-      storeBlock(lane3, i32x4.extract_lane(scales, 3), f32x4.extract_lane(bestInverse, 3), bound, at);
-    }
-    x += 4 * 128;
-    output += 4 * bytes;
   }
 }
 
