@@ -1,6 +1,7 @@
 import { Args, Flags } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
 import { convertFlags, names, outputOptions } from "../src/cli/flags.js";
+import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 
 export default class Convert extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
@@ -22,10 +23,14 @@ Keys and values of layers that share those of an earlier one are left out: nothi
 
   static override flags = {
     to: Flags.option({ description: "format to write", options: ["gguf"] as const, required: true })(),
-    type: names("type", "mixes to write, in any case: F32, F16, BF16, Q8_0, Q4_0"),
+    type: names(
+      "type",
+      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize",
+    ),
     "match-converter": Flags.boolean({
       description: "write exactly what llama.cpp's own converter writes (F32, F16, BF16, Q8_0)",
     }),
+    ...typeFlags,
     ...convertFlags,
   };
 
@@ -39,6 +44,7 @@ Keys and values of layers that share those of an earlier one are left out: nothi
         types: flags.type,
         out: flags.out,
         matchConverter: flags["match-converter"],
+        ...typeOptions(flags),
         ...outputOptions(flags),
         dryRun: flags["dry-run"],
       },

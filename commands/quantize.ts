@@ -1,6 +1,7 @@
 import { Args } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
 import { convertFlags, names, outputOptions } from "../src/cli/flags.js";
+import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 
 export default class Quantize extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
@@ -21,7 +22,11 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
   };
 
   static override flags = {
-    type: names("type", "mixes to write, in any case: Q8_0, Q4_0, or F32, F16, BF16"),
+    type: names(
+      "type",
+      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize",
+    ),
+    ...typeFlags,
     ...convertFlags,
   };
 
@@ -35,6 +40,7 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
         types: flags.type,
         out: flags.out,
         matchConverter: false,
+        ...typeOptions(flags),
         ...outputOptions(flags),
         dryRun: flags["dry-run"],
       },

@@ -31,6 +31,8 @@ export interface GgufPlan {
     /** Tensor bytes with their padding, header not counted. A larger tensor gets a part of its own. */
     readonly maxBytes?: number;
     readonly maxTensors?: number;
+    /** Number of tensors of each part, in place of bounds; they add up to all tensors. */
+    readonly counts?: readonly number[];
   };
 }
 
@@ -125,7 +127,8 @@ function measureTensors(tensors: readonly GgufTensorPlan[]): SizedTensor[] {
  * this puts it into a part of its own, as it does with any later one.
  */
 function group(tensors: SizedTensor[], alignment: number, split: GgufPlan["split"]): SizedTensor[][] {
-  const { maxBytes = Infinity, maxTensors = Infinity } = split ?? {};
+  const { maxBytes = Infinity, maxTensors = Infinity, counts } = split ?? {};
+  if (counts !== undefined) return groupByCount(tensors, counts);
   if (!(maxBytes > 0) || !(maxTensors >= 1)) {
     throw new GgufError(
       "gguf-split",
@@ -147,6 +150,18 @@ function group(tensors: SizedTensor[], alignment: number, split: GgufPlan["split
     bytes += padded;
   }
   return parts;
+}
+
+function groupByCount(tensors: SizedTensor[], counts: readonly number[]): SizedTensor[][] {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  if (total !== tensors.length || counts.some((count) => !Number.isSafeInteger(count) || count < 1)) {
+    throw new GgufError(
+      "gguf-split",
+      `Parts of ${counts.join(", ")} tensors are asked for, expected ${tensors.length} in all.`,
+    );
+  }
+  let at = 0;
+  return counts.map((count) => tensors.slice(at, (at += count)));
 }
 
 /** Metadata of part `index`: everything in the first one, only what ties the parts together in the others. */

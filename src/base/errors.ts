@@ -31,3 +31,11 @@ export class LapidaryError extends Error {
     this.advice = detail.advice;
   }
 }
+
+/** An error as `--json` reports it. */
+export interface ReportedError {
+  readonly code: string;
+  readonly message: string;
+  readonly advice?: string;
+  readonly exitCode: number;
+}

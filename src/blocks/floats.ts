@@ -100,7 +100,14 @@ export function halvesToFloats(bytes: Uint8Array, out: Float32Array): void {
 
 /** Widens `out.length` bfloat16 values. */
 export function bfloatsToFloats(bytes: Uint8Array, out: Float32Array): void {
-  widen(bytes, out, (bits) => bits << 16);
+  const bits = bitsView(out);
+  // Bytes of a GGUF may begin anywhere in a buffer, and a view of words only at an even place.
+  if (bytes.byteOffset % 2 !== 0) {
+    widen(bytes, out, (short) => short << 16);
+    return;
+  }
+  const shorts = new Uint16Array(bytes.buffer, bytes.byteOffset, bits.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = shorts[i]! << 16;
 }
 
 /** Rounds every value to a half. */

@@ -34,6 +34,12 @@ export type BlockTypeName =
   | "Q1_0"
   | "Q2_0";
 
+/**
+ * How a value finds its place in a block. `ggml`: byte for byte as ggml does. `search`: the least
+ * Σ importance · (value − stored)² that a search of ours finds, with every value as important where none is given.
+ */
+export type Method = "ggml" | "search";
+
 /** Layout of a block type. */
 export interface BlockType {
   readonly name: BlockTypeName;
@@ -51,7 +57,7 @@ export interface BlockType {
 export type Decoder = (blocks: Uint8Array, out: Float32Array) => void;
 
 /**
- * Packs whole blocks with ggml's own method, byte for byte.
+ * Packs whole blocks by one method.
  *
  * @param importance weight of each value, as many as there are values, which are then one row; types whose
  *   method has no use for it ignore it

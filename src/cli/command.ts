@@ -1,17 +1,12 @@
 import { Command } from "@oclif/core";
 import { removeAllTemporaries } from "../base/atomic-file.js";
-import { LapidaryError } from "../base/errors.js";
+import { LapidaryError, type ReportedError } from "../base/errors.js";
 import type { Reporter } from "../pipeline/progress.js";
 import { printable } from "./printable.js";
 
 /** The shape in which `--json` reports an error; the process exits with `exitCode`. */
 interface ErrorReport {
-  readonly error: {
-    readonly code: string;
-    readonly message: string;
-    readonly advice?: string;
-    readonly exitCode: number;
-  };
+  readonly error: ReportedError;
 }
 
 /** Exit codes of a process that a signal ended, as shells count them. */
@@ -32,7 +27,7 @@ function flatten(message: string): string {
     .replace(/\s+/g, " ");
 }
 
-function describe(error: unknown): ErrorReport["error"] {
+function describe(error: unknown): ReportedError {
   if (error instanceof LapidaryError) {
     const { code, advice, exitCode } = error;
     const message = flatten(error.message);
@@ -110,13 +105,8 @@ export abstract class LapidaryCommand<Result> extends Command {
       this.#endedBy === undefined
         ? describe(error)
         : { code: "aborted", message: `Stopped by ${this.#endedBy}.`, exitCode: SIGNAL_EXIT[this.#endedBy] };
-    if (this.jsonEnabled()) {
-      this.logJson({ error: report } satisfies ErrorReport);
-    } else {
-      process.stderr.write(`Error: ${printable(report.message)}\n`);
-      if (report.advice !== undefined) process.stderr.write(`  ${printable(report.advice)}\n`);
-      if (report.code === "misuse") process.stderr.write(`  See lapidary ${this.id ?? ""} --help.\n`);
-    }
+    if (this.jsonEnabled()) this.logJson({ error: report } satisfies ErrorReport);
+    else this.#tell(report);
     if (/\*|lapidary/.test(process.env["DEBUG"] ?? "") && error.stack !== undefined)
       process.stderr.write(`${error.stack}\n`);
     this.exit(report.exitCode);
@@ -126,6 +116,18 @@ export abstract class LapidaryCommand<Result> extends Command {
   protected gate(missed: readonly string[]): void {
     for (const message of missed) process.stderr.write(`Gate missed: ${printable(message)}\n`);
     if (missed.length > 0) process.exitCode = 3;
+  }
+
+  /** Ends the process with an error that is part of the result, which is printed as ever. */
+  protected fail(error: ReportedError): void {
+    if (!this.jsonEnabled()) this.#tell(error);
+    process.exitCode = error.exitCode;
+  }
+
+  #tell({ code, message, advice }: ReportedError): void {
+    process.stderr.write(`Error: ${printable(message)}\n`);
+    if (advice !== undefined) process.stderr.write(`  ${printable(advice)}\n`);
+    if (code === "misuse") process.stderr.write(`  See lapidary ${this.id ?? ""} --help.\n`);
   }
 
   /** JSON is printed plain, never coloured: it is read by programs. */

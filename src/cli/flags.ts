@@ -69,6 +69,9 @@ export const names = (flag: string, description: string) =>
 export const outputFlags = {
   "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
   "split-max-size": splitMaxSize,
+  "keep-split": Flags.boolean({
+    description: "write as many files as the source has, with the same tensors",
+  }),
   threads,
   memory,
   force: Flags.boolean({ description: "replace files that exist" }),
@@ -88,6 +91,7 @@ export const convertFlags = {
 interface OutputValues {
   readonly "keep-unused-kv": boolean;
   readonly "split-max-size": number | undefined;
+  readonly "keep-split": boolean;
   readonly threads: number;
   readonly memory: number;
   readonly force: boolean;
@@ -98,6 +102,7 @@ export function outputOptions(flags: OutputValues) {
   return {
     keepUnusedKv: flags["keep-unused-kv"],
     splitMaxBytes: flags["split-max-size"],
+    keepSplit: flags["keep-split"],
     threads: flags.threads,
     memory: flags.memory,
     force: flags.force,

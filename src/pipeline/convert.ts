@@ -2,11 +2,21 @@ import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { checkOutput, makeFolder } from "../base/atomic-file.js";
+import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
+import { parseBlockType } from "../blocks/table.js";
+import type { BlockTypeName } from "../blocks/types.js";
 import type { GgufEntry } from "../gemma4/gguf/entries.js";
+import type { Fallback, Overrides } from "../plan/assign.js";
 import { planCheckpoint } from "../plan/checkpoint.js";
 import { planGgufSource } from "../plan/gguf.js";
 import type { Plan, TypeShare } from "../plan/plan.js";
-import { layoutPlan, type Metadata, type OutputLayout, requantizedMetadata } from "../quantize/layout.js";
+import {
+  importanceMetadata,
+  layoutPlan,
+  type Metadata,
+  type OutputLayout,
+  requantizedMetadata,
+} from "../quantize/layout.js";
 import { checkSpace, type PlannedFile, plannedFiles } from "../quantize/space.js";
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
@@ -21,7 +31,23 @@ import {
   sourceKind,
 } from "./source.js";
 
-export interface ConvertRequest {
+/** What stands in front of a mix's rules, with the types by name in any case. */
+export interface TypeNames {
+  readonly tensorTypes?: readonly { readonly pattern: string; readonly type: string }[];
+  readonly output?: string | undefined;
+  readonly embedding?: string | undefined;
+  readonly perLayerEmbedding?: string | undefined;
+  readonly pure?: boolean;
+  readonly fallback?: Fallback;
+}
+
+export interface TypeOptions {
+  readonly typeNames?: TypeNames;
+  /** Path of an importance matrix. */
+  readonly imatrix?: string | undefined;
+}
+
+export interface ConvertRequest extends TypeOptions {
   /** Folder of a checkpoint, or a GGUF file. */
   readonly source: string;
   /** Names of mixes, in any case. */
@@ -33,6 +59,8 @@ export interface ConvertRequest {
   readonly keepUnusedKv: boolean;
   /** Most tensor bytes in a file; one file when left out. */
   readonly splitMaxBytes: number | undefined;
+  /** As many files as the source has, with the same tensors. */
+  readonly keepSplit?: boolean;
   readonly threads: number;
   /** Ceiling of working memory in bytes. */
   readonly memory: number;
@@ -54,6 +82,8 @@ export interface ConvertedArtifact {
   /** How many tensors and bytes each type takes, most bytes first. */
   readonly shares: readonly TypeShare[];
   readonly tensors: readonly TensorRecord[];
+  /** Tensors whose type heeds an importance and that the matrix given does not have. */
+  readonly withoutImportance: readonly string[];
   /** Identity of plan and header: equal for equal output from equal input. */
   readonly plan: string;
   readonly outcome: "planned" | "written" | "continued" | "unchanged";
@@ -90,18 +120,39 @@ async function checkpointMetadata(
   return (fileType) => ggufMetadata({ ...shared, fileType });
 }
 
-function planOf(source: ModelSource, mix: string, request: ConvertRequest): Plan {
-  const { matchConverter } = request;
+function parseOptional(name: string | undefined): BlockTypeName | undefined {
+  return name === undefined ? undefined : parseBlockType(name).name;
+}
+
+/** @throws BlockError `unknown-block-type` */
+function overridesOf({ tensorTypes = [], pure, fallback, ...tables }: TypeNames): Overrides {
+  return {
+    pure,
+    fallback,
+    tensorTypes: tensorTypes.map(({ pattern, type }) => ({ pattern, type: parseBlockType(type).name })),
+    output: parseOptional(tables.output),
+    embedding: parseOptional(tables.embedding),
+    perLayerEmbedding: parseOptional(tables.perLayerEmbedding),
+  };
+}
+
+function planOf(
+  source: ModelSource,
+  mix: string,
+  request: ConvertRequest,
+  importance: ImportanceMatrix | undefined,
+): Plan {
+  const { matchConverter, keepSplit } = request;
   const keepUnusedKv = matchConverter || request.keepUnusedKv;
-  if (source.kind === "gguf") return planGgufSource({ model: source.model, mix, keepUnusedKv });
+  const options = { ...overridesOf(request.typeNames ?? {}), mix, importance, keepUnusedKv };
+  if (source.kind === "gguf") return planGgufSource({ ...options, model: source.model, keepSplit });
   const { config, bound, checkpoint } = source;
   return planCheckpoint({
+    ...options,
     config,
     weights: bound.weights,
     shards: checkpoint.shards,
-    mix,
     matchConverter,
-    keepUnusedKv,
   });
 }
 
@@ -114,6 +165,11 @@ function checkTypes(request: ConvertRequest, plans: readonly Plan[]): void {
   const twice = plans.find((plan, index) => plans.findIndex(({ mix }) => mix === plan.mix) !== index);
   if (twice !== undefined) {
     throw new PipelineError("bad-flag", `--type names ${twice.mix} twice.`, { exitCode: 2 });
+  }
+  if (request.keepSplit === true && request.splitMaxBytes !== undefined) {
+    throw new PipelineError("bad-flag", "--keep-split and --split-max-size exclude each other.", {
+      exitCode: 2,
+    });
   }
   if (plans.length > 1 && /\.gguf$/i.test(request.out)) {
     throw new PipelineError(
@@ -156,6 +212,7 @@ function describe(plan: Plan, output: OutputLayout): Described {
     bitsPerWeight: (output.size * 8) / plan.values,
     shares: plan.shares,
     tensors: plan.tensors.map(({ name, type, ne, byteLength }) => ({ name, type, ne, bytes: byteLength })),
+    withoutImportance: plan.withoutImportance,
     plan: planIdentity(plan, output),
   };
 }
@@ -206,16 +263,26 @@ class Vouching {
   }
 }
 
+async function importanceOf({ imatrix }: ConvertRequest): Promise<ImportanceMatrix | undefined> {
+  if (imatrix === undefined) return undefined;
+  const { readImportance } = await import("../../formats/imatrix/read.js");
+  return readImportance(imatrix);
+}
+
 /** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
 async function planJobs(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
-  const plans = request.types.map((type) => planOf(source, type, request));
+  const importance = await importanceOf(request);
+  const plans = request.types.map((type) => planOf(source, type, request, importance));
   checkTypes(request, plans);
+  const added = importance === undefined ? [] : importanceMetadata(importance);
   const ofCheckpoint = source.kind === "checkpoint" ? await checkpointMetadata(source, request) : undefined;
   return plans.map((plan) => ({
     plan,
     output: outputPath(request, source, plan),
-    metadata: () =>
-      ofCheckpoint?.(plan.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, plan),
+    metadata: () => [
+      ...(ofCheckpoint?.(plan.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, plan)),
+      ...(plan.importance === null ? [] : added),
+    ],
   }));
 }
 
@@ -246,11 +313,12 @@ async function surveyJob(job: Job, request: ConvertRequest, vouching: Vouching):
   const { isComplete } = await import("../quantize/quantize.js");
   const { plan, output } = job;
   const metadata = job.metadata();
-  const { splitMaxBytes, dryRun, force } = request;
-  const laidOut = layoutPlan(plan, output, metadata, splitMaxBytes);
+  const { splitMaxBytes, keepSplit, dryRun, force } = request;
+  const laidOut = layoutPlan(plan, output, metadata, { splitMaxBytes, keepSplit });
   const artifact = describe(plan, laidOut);
   const there = async (): Promise<boolean> =>
-    (await isComplete({ plan, output, metadata, splitMaxBytes })) || (await vouching.holds(artifact));
+    (await isComplete({ plan, output, metadata, splitMaxBytes, keepSplit })) ||
+    (await vouching.holds(artifact));
   const unchanged = !dryRun && (await there());
   if (!dryRun && !unchanged) for (const path of artifact.files) await checkOutput(path, force);
   return { ...job, artifact, unchanged, files: plannedFiles(laidOut) };
@@ -262,7 +330,7 @@ function laterFile(
   source: ModelSource,
   request: ConvertRequest,
 ): PlannedFile {
-  const { tensors } = planOf(source, type, { ...request, matchConverter: false });
+  const { tensors } = planOf(source, type, { ...request, matchConverter: false, typeNames: {} }, undefined);
   return { path, bytes: tensors.reduce((sum, { byteLength }) => sum + byteLength, 0) };
 }
 
@@ -304,6 +372,7 @@ export async function convertAnd<T>(
       output,
       metadata: metadata(),
       splitMaxBytes: request.splitMaxBytes,
+      keepSplit: request.keepSplit,
       threads: request.threads,
       memoryBytes: request.memory,
       overwrite: request.force,

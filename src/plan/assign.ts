@@ -19,7 +19,27 @@ export interface TensorType {
   readonly type: BlockTypeName;
 }
 
+/** What stands in front of a mix's rules. */
+export interface Overrides {
+  /** Types for single tensors; the first pattern that matches wins. */
+  readonly tensorTypes?: readonly TensorType[] | undefined;
+  /** Type of the output matrix, or of the embedding tables where the model has none of its own. */
+  readonly output?: BlockTypeName | undefined;
+  /** Type of the embedding tables, before `output`; for the per-layer one `perLayerEmbedding` and patterns come first. */
+  readonly embedding?: BlockTypeName | undefined;
+  readonly perLayerEmbedding?: BlockTypeName | undefined;
+  /** Give every tensor the mix's default type, without its rules. */
+  readonly pure?: boolean | undefined;
+  /** What replaces a type whose blocks do not divide a row; `stock` when left out. */
+  readonly fallback?: Fallback | undefined;
+}
+
+/** `stock`: llama-quantize's own replacements. `near`: fewest bits that are not below the wish. */
+export type Fallback = "stock" | "near";
+
 type Category = RuledCategory | "output" | "embedding" | "other";
+
+const PER_LAYER_TABLE = "per_layer_token_embd.weight";
 
 /** Parts of names that llama-quantize never touches, of those that a Gemma 4 text model can have. */
 const UNTOUCHED = ["_norm.weight", "ffn_gate_inp.weight", "per_layer_model_proj"] as const;
@@ -46,6 +66,21 @@ const SMALLER_BLOCK: Readonly<Partial<Record<BlockTypeName, BlockTypeName>>> = {
   Q6_K: "Q8_0",
 };
 
+/**
+ * Types of small blocks, fewest bits first, and the widest wish that each may stand in for. The two types of
+ * four-bit floating point are not among them: at the same size they lose more than IQ4_NL.
+ */
+const NEAR: readonly (readonly [BlockTypeName, number])[] = [
+  ["IQ4_NL", 4],
+  ["Q5_0", 5],
+  ["Q8_0", 8],
+];
+
+/** Bits that a type is named after. */
+function nominalBits(type: BlockTypeName): number {
+  return Number(/\d/.exec(type)?.[0]);
+}
+
 /** Layer number in a GGUF name; -1 outside the layers. */
 export function layerOf(name: string): number {
   const match = /^blk\.(\d+)\./.exec(name);
@@ -63,7 +98,7 @@ export function quantizeOrder(a: string, b: string): number {
 
 function categoryOf(name: string): Category {
   if (name === "output.weight") return "output";
-  if (name === "token_embd.weight" || name === "per_layer_token_embd.weight") return "embedding";
+  if (name === "token_embd.weight" || name === PER_LAYER_TABLE) return "embedding";
   if (name.includes("attn_qkv.weight") || name.includes("attn_v.weight")) return "attention_v";
   if (name.includes("attn_k.weight")) return "attention_k";
   if (name.includes("attn_q.weight")) return "attention_q";
@@ -82,11 +117,24 @@ function mayChange({ name, ne }: Candidate): boolean {
 
 /**
  * The type that fits a row: the wished one, one of smaller blocks, at last F16.
+ *
+ * llama-quantize's replacements are generous: Q4_K becomes Q5_0, IQ3_S becomes IQ4_NL. With `near`, a type
+ * of fewest bits not below the wish's nominal width takes its place.
+ *
  * @throws PlanError `row-does-not-fit` where llama-quantize knows no replacement either
  */
-export function fitType(name: string, row: number, type: BlockTypeName): BlockTypeName {
+export function fitType(
+  name: string,
+  row: number,
+  type: BlockTypeName,
+  fallback: Fallback = "stock",
+): BlockTypeName {
   const wished = blockType(type);
   if (row % wished.values === 0) return type;
+  if (fallback === "near" && row % 32 === 0) {
+    const [near] = NEAR.find(([, bits]) => nominalBits(type) <= bits) ?? [];
+    if (near !== undefined) return near;
+  }
   const smaller = SMALLER_BLOCK[type];
   if (smaller !== undefined) return row % blockType(smaller).values === 0 ? smaller : "F16";
   if (wished.values <= 32) return "F16";
@@ -104,10 +152,18 @@ class Assignment {
   readonly #counters = new Map<Category, number>();
   readonly #values: number;
   readonly #tied: boolean;
+  readonly #output: BlockTypeName | undefined;
 
-  constructor(mix: Mix, facts: ModelFacts, candidates: readonly Candidate[]) {
+  /** @param output type for the output matrix and for embeddings in its stead */
+  constructor(
+    mix: Mix,
+    facts: ModelFacts,
+    candidates: readonly Candidate[],
+    output: BlockTypeName | undefined,
+  ) {
     this.#mix = mix;
     this.#facts = facts;
+    this.#output = output;
     this.#values = candidates.filter(({ name }) => categoryOf(name) === "attention_v").length;
     this.#tied = candidates.every(({ name }) => categoryOf(name) !== "output");
   }
@@ -117,6 +173,7 @@ class Assignment {
     const mix = this.#mix;
     const category = categoryOf(candidate.name);
     if (category === "output" || (category === "embedding" && this.#tied)) {
+      if (this.#output !== undefined) return this.#output;
       const fits = (candidate.ne[0] ?? 0) % blockType(mix.type).values === 0;
       return fits ? mix.output : "Q8_0";
     }
@@ -164,32 +221,44 @@ function compile(
   });
 }
 
+/** The type that a flag names for a table, which no rule may change. */
+function named(
+  { name }: Candidate,
+  overrides: Overrides,
+  matched: BlockTypeName | undefined,
+): BlockTypeName | undefined {
+  const category = categoryOf(name);
+  if (category === "output") return overrides.output;
+  if (category !== "embedding") return undefined;
+  if (name !== PER_LAYER_TABLE) return overrides.embedding;
+  return overrides.perLayerEmbedding ?? (matched === undefined ? overrides.embedding : undefined);
+}
+
 /**
  * The type of every tensor as llama-quantize (llama.cpp v0.5.0) chooses it, in the order given.
  *
  * Where llama-quantize passes over them in silence, two mistakes are errors here: an override under a mix
  * that does not quantize, and an override whose pattern finds no tensor that may be quantized.
  *
- * @throws PlanError `overrides-need-quantizing`, `bad-pattern`, `pattern-finds-nothing`,
- * `importance-required`, `row-does-not-fit`
+ * @throws PlanError `overrides-need-quantizing`, `bad-pattern`, `pattern-finds-nothing`, `row-does-not-fit`
  */
 export function assignTypes(
   candidates: readonly Candidate[],
   mix: Mix,
   facts: ModelFacts,
-  overrides: readonly TensorType[] = [],
+  overrides: Overrides = {},
 ): readonly BlockTypeName[] {
   const quantizes = !NUMBER_TYPES.has(mix.type);
-  if (!quantizes && overrides.length > 0) {
+  if (!quantizes && overridesAnything(overrides)) {
     throw new PlanError(
       "overrides-need-quantizing",
       `types for single tensors go with a mix that quantizes, and ${mix.name} does not`,
       { exitCode: 2, advice: "Leave the overrides out, or choose a quantizing mix." },
     );
   }
-  const patterns = compile(overrides);
+  const patterns = compile(overrides.tensorTypes ?? []);
   const unused = new Set(patterns);
-  const assignment = new Assignment(mix, facts, candidates);
+  const assignment = new Assignment(mix, facts, candidates, overrides.output);
   const types = new Map<string, BlockTypeName>();
   for (const candidate of candidates.toSorted((a, b) => quantizeOrder(a.name, b.name))) {
     if (!mayChange(candidate)) {
@@ -202,16 +271,10 @@ export function assignTypes(
     }
     const matches = patterns.filter(({ regex }) => regex.test(candidate.name));
     for (const match of matches) unused.delete(match);
-    const wished = matches[0]?.type ?? assignment.type(candidate);
-    const type = fitType(candidate.name, candidate.ne[0] ?? 0, wished);
-    if (needsImportance(candidate.name, type, mix) && !facts.importance) {
-      throw new PlanError(
-        "importance-required",
-        `${mix.name} puts ${type} on tensor ${candidate.name}, which gives garbage without an importance matrix`,
-        { exitCode: 2, advice: "Give an importance matrix, or choose a mix of more bits." },
-      );
-    }
-    types.set(candidate.name, type);
+    const byName = named(candidate, overrides, matches[0]?.type);
+    const ruled = (): BlockTypeName => (overrides.pure ? mix.type : assignment.type(candidate));
+    const wished = byName ?? matches[0]?.type ?? ruled();
+    types.set(candidate.name, fitType(candidate.name, candidate.ne[0] ?? 0, wished, overrides.fallback));
   }
   const [stray] = unused;
   if (stray !== undefined) {
@@ -227,8 +290,29 @@ export function assignTypes(
   return candidates.map(({ name, kept }) => types.get(name) ?? kept);
 }
 
-function needsImportance(name: string, type: BlockTypeName, mix: Mix): boolean {
+/** Whether anything is to stand in front of the rules. */
+export function overridesAnything({
+  tensorTypes = [],
+  output,
+  embedding,
+  perLayerEmbedding,
+  pure,
+}: Overrides) {
+  return (
+    tensorTypes.length > 0 ||
+    pure === true ||
+    [output, embedding, perLayerEmbedding].some((type) => type !== undefined)
+  );
+}
+
+/** Whether a tensor is the output matrix or an embedding table. */
+export function isTable(name: string): boolean {
   const category = categoryOf(name);
-  if (category === "output" || category === "embedding") return false;
+  return category === "output" || category === "embedding";
+}
+
+/** Whether a type on a tensor gives garbage without an importance, by llama-quantize's rule. */
+export function needsImportance(name: string, type: BlockTypeName, mix: Mix): boolean {
+  if (isTable(name)) return false;
   return blockType(type).needsImportance || (type === "Q2_K" && mix.name === "Q2_K_S");
 }

@@ -12,8 +12,6 @@ export interface CheckpointPlanOptions extends PlanOptions {
   readonly weights: readonly BoundWeight[];
   /** Path of each shard; `TensorEntry.shard` is an index into this list. */
   readonly shards: readonly { readonly path: string }[];
-  /** Whether keys and values that shared layers never use are written too. */
-  readonly keepUnusedKv: boolean;
 }
 
 /**
@@ -39,13 +37,12 @@ function kept({ name, ne, origin }: ModelTensor, mix: Mix): BlockTypeName {
  * @throws PlanError see `makePlan`
  */
 export function planCheckpoint(options: CheckpointPlanOptions): Plan {
-  const { config, weights, shards, keepUnusedKv } = options;
+  const { config, weights, shards } = options;
   const rope = ropeFrequencies(config);
   const tensors: ModelTensor[] = [
     { name: rope.name, ne: rope.ne, origin: { kind: "generated", data: rope.data } },
   ];
   for (const { weight, entry } of weights) {
-    if (weight.unused && !keepUnusedKv) continue;
     const path = shards[entry.shard]?.path;
     if (path === undefined)
       throw new RangeError(`tensor ${entry.name} lies in shard ${entry.shard}, which is not there`);
@@ -61,13 +58,13 @@ export function planCheckpoint(options: CheckpointPlanOptions): Plan {
         // Bound weights are BF16, F16 or F32, whose names are the same in both formats.
         type: entry.dtype as BlockTypeName,
       },
+      unused: weight.unused,
     });
   }
   const facts = {
     layers: config.layers.length,
     experts: config.experts?.count ?? 0,
     headsPerKey: Math.floor(config.heads / (config.layers[0]?.kvHeads ?? 1)),
-    importance: false,
   };
   return makePlan({ ...options, tensors, facts, kept });
 }

@@ -10,8 +10,8 @@ export type GgufSourceModel = Pick<GgufModel, "paths" | "metadata" | "tensors">;
 
 export interface GgufPlanOptions extends PlanOptions {
   readonly model: GgufSourceModel;
-  /** Whether keys and values that shared layers never use are written too, as llama-quantize does. */
-  readonly keepUnusedKv: boolean;
+  /** Keep the tensors of each part of a split model together, part after part. */
+  readonly keepSplit?: boolean | undefined;
 }
 
 const ARCHITECTURE = "gemma4";
@@ -47,7 +47,7 @@ function sourceType(path: string, name: string, type: string): BlockTypeName {
  * @throws PlanError `not-gemma4`, `bad-metadata`, `source-is-rounded`, and see `makePlan`
  */
 export function planGgufSource(options: GgufPlanOptions): Plan {
-  const { model, keepUnusedKv } = options;
+  const { model } = options;
   const architecture = model.metadata.get("general.architecture")?.value;
   if (architecture !== ARCHITECTURE) {
     throw new PlanError(
@@ -59,14 +59,14 @@ export function planGgufSource(options: GgufPlanOptions): Plan {
   const layers = numberOf(model, "block_count");
   const firstSharing = layers - numberOf(model, "attention.shared_kv_layers", 0);
   const tensors: ModelTensor[] = model.tensors
-    .filter(({ name }) => keepUnusedKv || !UNUSED_WHEN_SHARED.test(name) || layerOf(name) < firstSharing)
-    .toSorted((a, b) => quantizeOrder(a.name, b.name))
+    .toSorted((a, b) => (options.keepSplit === true ? a.part - b.part : 0) || quantizeOrder(a.name, b.name))
     .map(({ name, type, ne, part, offset, byteLength }) => {
       const path = model.paths[part] ?? "";
       return {
         name,
         ne,
         origin: { kind: "file", name, path, offset, byteLength, type: sourceType(path, name, type) },
+        unused: UNUSED_WHEN_SHARED.test(name) && layerOf(name) >= firstSharing,
       };
     });
   const keyHeads = numberOf(model, "attention.head_count_kv");
@@ -76,7 +76,6 @@ export function planGgufSource(options: GgufPlanOptions): Plan {
     layers,
     experts: numberOf(model, "expert_count", 0),
     headsPerKey: Math.floor(numberOf(model, "attention.head_count") / keyHeads),
-    importance: false,
   };
   return makePlan({
     ...options,

@@ -1,4 +1,5 @@
 import type { BlockTypeName } from "../blocks/types.js";
+import { nearest } from "../base/nearest.js";
 import { PlanError } from "./errors.js";
 
 /** What a rule may know of the model besides the tensor itself. */
@@ -268,41 +269,20 @@ export function choose(rule: Rule | undefined, place: Place): BlockTypeName | un
   })?.[0];
 }
 
-/** Every type that a mix can ask for before shapes are looked at. */
-export function mixTypes(mix: Mix, importance: boolean): ReadonlySet<BlockTypeName> {
-  const types = new Set<BlockTypeName>([mix.type]);
-  if (mix.type !== "F32" && mix.type !== "F16" && mix.type !== "BF16") types.add(mix.output);
-  if (mix.experts !== undefined) types.add(mix.experts);
-  for (const rule of Object.values(mix.rules)) {
-    for (const [type, , needs] of rule) {
-      if (needs === undefined || (needs === "with") === importance) types.add(type);
-    }
-  }
-  return types;
-}
-
-/** Names of the mixes whose types can all be written, in the table's order (most bits first). */
-export function availableMixes(
-  canWrite: (type: BlockTypeName) => boolean,
-  importance = false,
-): readonly string[] {
-  return MIXES.filter((mix) => [...mixTypes(mix, importance)].every((type) => canWrite(type))).map(
-    (mix) => mix.name,
-  );
-}
+/** Names of all mixes, in the table's order (most bits first). */
+export const MIX_NAMES: readonly string[] = MIXES.map(({ name }) => name);
 
 /**
  * The mix of a name, in any case, aliases included.
  * @throws PlanError `unknown-mix`
  */
-export function findMix(name: string, canWrite: (type: BlockTypeName) => boolean): Mix {
+export function findMix(name: string): Mix {
   const upper = name.toUpperCase();
   const found = MIXES.find((mix) => mix.name === (ALIASES.get(upper) ?? upper));
-  if (found === undefined) {
-    throw new PlanError("unknown-mix", `there is no mix called ${JSON.stringify(name)}`, {
-      exitCode: 2,
-      advice: `Choose one of ${availableMixes(canWrite).join(", ")}.`,
-    });
-  }
-  return found;
+  if (found !== undefined) return found;
+  const near = nearest(name, MIX_NAMES);
+  throw new PlanError("unknown-mix", `there is no mix called ${JSON.stringify(name)}`, {
+    exitCode: 2,
+    advice: near === undefined ? `Choose one of ${MIX_NAMES.join(", ")}.` : `Did you mean ${near}?`,
+  });
 }

@@ -1,11 +1,13 @@
 import { createHash } from "node:crypto";
+import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
-import { assignTypes, type TensorType } from "./assign.js";
+import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
-import { availableMixes, findMix, type Mix, type ModelFacts } from "./mixes.js";
+import { withImportance } from "./importance.js";
+import { findMix, type Mix, type ModelFacts } from "./mixes.js";
 
 /** Values that lie in a file. */
 export interface FileOrigin {
@@ -33,6 +35,8 @@ export interface ModelTensor {
   /** Dimensions in ggml's order: fastest first. */
   readonly ne: readonly number[];
   readonly origin: FileOrigin | GeneratedOrigin;
+  /** Nothing reads it: a key or value of a layer that shares those of an earlier one. */
+  readonly unused?: boolean;
 }
 
 export interface PlannedTensor extends ModelTensor {
@@ -41,6 +45,8 @@ export interface PlannedTensor extends ModelTensor {
   readonly values: number;
   /** Bytes in the output, without padding. */
   readonly byteLength: number;
+  /** Importance that the type's search heeds: a value a column, matrix by matrix. */
+  readonly importance?: Float32Array<SharedArrayBuffer>;
 }
 
 /** How many tensors and bytes a type takes. */
@@ -66,25 +72,30 @@ export interface Plan {
   readonly bitsPerWeight: number;
   /** Most bytes first. */
   readonly shares: readonly TypeShare[];
+  /** Path of the importance matrix, or null. */
+  readonly importance: string | null;
+  /** Tensors whose type heeds an importance and that the matrix does not have. */
+  readonly withoutImportance: readonly string[];
   /** SHA-256 over everything that decides the bytes of the tensors; equal plans have equal hashes. */
   readonly hash: string;
 }
 
 /** What the user chooses. */
-export interface PlanOptions {
+export interface PlanOptions extends Overrides {
   /** Name of a mix, in any case. */
   readonly mix: string;
   /** Whether the types are those of llama.cpp's checkpoint converter rather than of llama-quantize. */
   readonly matchConverter?: boolean;
-  /** Types for single tensors, in front of llama-quantize's rules; the first pattern that matches wins. */
-  readonly tensorTypes?: readonly TensorType[];
+  /** Keep keys and values that no layer reads; they count for llama-quantize's rules in any case. */
+  readonly keepUnusedKv?: boolean;
+  readonly importance?: ImportanceMatrix | undefined;
 }
 
 /** A mix applied to tensors. */
 export interface PlanRequest extends PlanOptions {
-  /** In the order in which they shall be written. */
+  /** All of the model, in the order in which they shall be written. */
   readonly tensors: readonly ModelTensor[];
-  readonly facts: ModelFacts;
+  readonly facts: Omit<ModelFacts, "importance">;
   /** Type that a tensor keeps where llama-quantize does not touch it. */
   readonly kept: (tensor: ModelTensor, mix: Mix) => BlockTypeName;
 }
@@ -93,20 +104,24 @@ export interface PlanRequest extends PlanOptions {
  * Gives every tensor a type and counts the bytes.
  *
  * @throws PlanError `unknown-mix`, `not-a-converter-mix`, `overrides-need-quantizing`, `bad-pattern`,
- * `pattern-finds-nothing`, `importance-required`, `row-does-not-fit`, `no-encoder`, `unsupported-source`
+ * `pattern-finds-nothing`, `row-does-not-fit`, `unsupported-source`, `no-encoder`, `importance-required`, `importance-missing`,
+ * `importance-mismatch`
  */
 export function makePlan(request: PlanRequest): Plan {
-  const mix = findMix(request.mix, canWrite);
+  const mix = findMix(request.mix);
   const candidates = request.tensors.map((tensor) => ({
     name: tensor.name,
     ne: tensor.ne,
     kept: request.kept(tensor, mix),
   }));
+  const facts = { ...request.facts, importance: request.importance !== undefined };
   const types = request.matchConverter
     ? matchConverter(candidates, mix, request)
-    : assignTypes(candidates, mix, request.facts, request.tensorTypes);
-  const tensors = request.tensors.map((tensor, index) => planned(tensor, types[index] ?? mix.type));
-  checkEncoders(tensors, mix, request.facts);
+    : assignTypes(candidates, mix, facts, request);
+  const all = request.tensors.map((tensor, index) => planned(tensor, types[index] ?? mix.type));
+  const written = request.keepUnusedKv ? all : all.filter(({ unused }) => unused !== true);
+  checkTypes(written);
+  const tensors = withImportance(written, mix, request.importance);
   const values = tensors.reduce((sum, tensor) => sum + tensor.values, 0);
   const byteLength = tensors.reduce((sum, tensor) => sum + tensor.byteLength, 0);
   const rules = request.matchConverter ? "converter" : "llama-quantize";
@@ -119,15 +134,18 @@ export function makePlan(request: PlanRequest): Plan {
     byteLength,
     bitsPerWeight: (byteLength * 8) / values,
     shares: sharesOf(tensors),
+    importance: request.importance?.path ?? null,
+    withoutImportance:
+      request.importance === undefined
+        ? []
+        : tensors
+            .filter(({ type, importance }) => Kernels.heedsImportance(type) && importance === undefined)
+            .map(({ name }) => name),
     hash: hashOf(mix.fileType, tensors),
   };
 }
 
-/** Whether F32, F16 and BF16 values, of which every source consists, can all be written as a type. */
-function canWrite(type: BlockTypeName): boolean {
-  return SOURCE_TYPES.every((source) => Kernels.supports(source, type));
-}
-
+/** What every source consists of. */
 const SOURCE_TYPES: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
 
 function matchConverter(
@@ -135,7 +153,7 @@ function matchConverter(
   mix: Mix,
   request: PlanRequest,
 ): readonly BlockTypeName[] {
-  if (request.tensorTypes !== undefined && request.tensorTypes.length > 0) {
+  if (overridesAnything(request)) {
     throw new PlanError(
       "overrides-need-quantizing",
       "types for single tensors cannot be combined with matching llama.cpp's converter, which has none",
@@ -150,26 +168,21 @@ function planned(tensor: ModelTensor, type: BlockTypeName): PlannedTensor {
   return { ...tensor, type, values, byteLength: rowBytes(type, values) };
 }
 
-function checkEncoders(tensors: readonly PlannedTensor[], mix: Mix, facts: ModelFacts): void {
+function checkTypes(tensors: readonly PlannedTensor[]): void {
   for (const { name, origin, type } of tensors) {
     const source = origin.kind === "file" ? origin.type : "F32";
-    if (!SOURCE_TYPES.includes(source)) {
-      throw new PlanError(
-        "unsupported-source",
-        `tensor ${name} is stored as ${source}, expected one of ${SOURCE_TYPES.join(", ")}`,
-        { advice: "Start from the original checkpoint, or from a GGUF file in BF16, F16 or F32." },
-      );
+    if (SOURCE_TYPES.includes(source)) {
+      if (source === type || Kernels.supports(source, type)) continue;
+      throw new PlanError("no-encoder", `tensor ${name} is to be ${type}, which is not a type for weights`, {
+        exitCode: 2,
+        advice: "Choose a block type such as Q4_K, or F32, F16 or BF16.",
+      });
     }
-    if (source !== type && !Kernels.supports(source, type)) {
-      throw new PlanError(
-        "no-encoder",
-        `${mix.name} puts ${type} on tensor ${name}, which cannot be written yet`,
-        {
-          exitCode: 2,
-          advice: `Choose one of ${availableMixes(canWrite, facts.importance).join(", ")}.`,
-        },
-      );
-    }
+    throw new PlanError(
+      "unsupported-source",
+      `tensor ${name} is stored as ${source}, expected one of ${SOURCE_TYPES.join(", ")}`,
+      { advice: "Start from the original checkpoint, or from a GGUF file in BF16, F16 or F32." },
+    );
   }
 }
 
@@ -187,12 +200,16 @@ function sharesOf(tensors: readonly PlannedTensor[]): readonly TypeShare[] {
  * compares the files themselves; offsets are in, since they say which bytes are read.
  */
 function hashOf(fileType: number, tensors: readonly PlannedTensor[]): string {
-  const rows = tensors.map(({ name, ne, type, origin }) =>
-    origin.kind === "file"
-      ? [name, ne, type, "file", origin.name, origin.type, origin.offset, origin.byteLength]
-      : [name, ne, type, "generated", Buffer.from(origin.data).toString("hex")],
-  );
-  return createHash("sha256")
-    .update(JSON.stringify(["lapidary-plan", 1, fileType, rows]))
-    .digest("hex");
+  const rows = tensors.map(({ name, ne, type, origin, importance }) => {
+    const row =
+      origin.kind === "file"
+        ? [name, ne, type, "file", origin.name, origin.type, origin.offset, origin.byteLength]
+        : [name, ne, type, "generated", Buffer.from(origin.data).toString("hex")];
+    return importance === undefined ? row : [...row, hashBytes(importance)];
+  });
+  return hashBytes(JSON.stringify(["lapidary-plan", 1, fileType, rows]));
+}
+
+function hashBytes(bytes: string | NodeJS.ArrayBufferView): string {
+  return createHash("sha256").update(bytes).digest("hex");
 }

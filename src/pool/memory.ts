@@ -44,12 +44,14 @@ export interface MemorySplit {
 export function splitMemory(options: {
   readonly memoryBytes: number;
   readonly threads: number;
+  /** Bytes that were taken off the ceiling already, for what the workers share. */
+  readonly shared?: number;
 }): MemorySplit {
-  const { memoryBytes, threads } = options;
+  const { memoryBytes, threads, shared = 0 } = options;
   if (memoryBytes < MIN_MEMORY_BYTES) {
     throw new PoolError(
       "memory-too-small",
-      `a memory ceiling of ${formatSize(memoryBytes)} is too low, expected ${formatSize(MIN_MEMORY_BYTES)} or more`,
+      `a memory ceiling of ${formatSize(memoryBytes + shared)} is too low, expected ${formatSize(MIN_MEMORY_BYTES + shared)} or more`,
       { exitCode: 2, advice: "Raise --memory." },
     );
   }

@@ -48,7 +48,12 @@ export interface RunOptions {
 export async function runTiles(options: RunOptions): Promise<void> {
   const { jobs, memoryBytes, signal, onProgress } = options;
   signal?.throwIfAborted();
-  const split = splitMemory({ memoryBytes, threads: options.threads ?? availableParallelism() });
+  const shared = importanceBytes(jobs);
+  const split = splitMemory({
+    memoryBytes: memoryBytes - shared,
+    threads: options.threads ?? availableParallelism(),
+    shared,
+  });
   const tiling = new Tiling(jobs, split.tileValues);
   const control = new Control(jobs.length);
   const order: WorkerOrder = {
@@ -75,6 +80,11 @@ export async function runTiles(options: RunOptions): Promise<void> {
     signal?.removeEventListener("abort", stop);
     watch.end();
   }
+}
+
+/** Bytes of importance that lie in memory beside the workers. */
+function importanceBytes(jobs: readonly TensorJob[]): number {
+  return jobs.reduce((sum, { importance }) => sum + (importance?.byteLength ?? 0), 0);
 }
 
 /** Looks at the shared counters and reports what changed. */

@@ -1,4 +1,5 @@
 import type { BlockTypeName } from "../blocks/types.js";
+import { PoolError } from "./errors.js";
 
 /** One tensor to read, convert and write: rows of one file to rows of another. */
 export interface TensorJob {
@@ -15,6 +16,8 @@ export interface TensorJob {
   /** Values in a row; a whole number of blocks of either type. */
   readonly row: number;
   readonly rows: number;
+  /** Importance of each column, for one matrix after the other of a stack; then a tile never cuts a row. */
+  readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
 }
 
 /** A run of values of one job, handled at once. */
@@ -28,27 +31,44 @@ export interface Tile {
 /** Every block type's values per block divide this, so a tile inside a row may be cut at its multiples. */
 export const TILE_QUANTUM = 256;
 
-/** How one job is cut: whole rows, or pieces of one row where a row is longer than a tile. */
+/** How one job is cut: whole rows of one matrix, or pieces of one row where a row is longer than a tile. */
 interface Cut {
   readonly rowsPerTile: number;
+  /** Rows that share an importance; all of them where there is none. */
+  readonly rowsPerMatrix: number;
+  readonly tilesPerMatrix: number;
   readonly piecesPerRow: number;
   readonly pieceValues: number;
   readonly tiles: number;
 }
 
 function cut(job: TensorJob, tileValues: number): Cut {
-  if (job.row <= tileValues) {
-    const rowsPerTile = Math.floor(tileValues / job.row);
+  const { row, rows, importance } = job;
+  if (row <= tileValues) {
+    const matrices = importance === undefined ? 1 : importance.length / row;
+    const rowsPerMatrix = rows / matrices;
+    const rowsPerTile = Math.floor(tileValues / row);
+    const tilesPerMatrix = Math.ceil(rowsPerMatrix / rowsPerTile);
     return {
       rowsPerTile,
+      rowsPerMatrix,
+      tilesPerMatrix,
       piecesPerRow: 1,
-      pieceValues: job.row,
-      tiles: Math.ceil(job.rows / rowsPerTile),
+      pieceValues: row,
+      tiles: tilesPerMatrix * matrices,
     };
   }
+  if (importance !== undefined) {
+    throw new PoolError(
+      "memory-too-small",
+      `tensor ${job.name} has rows of ${row} values, and a worker has memory for ${tileValues} at a time`,
+      { exitCode: 2, advice: "Raise --memory, or lower --threads." },
+    );
+  }
   const pieceValues = Math.floor(tileValues / TILE_QUANTUM) * TILE_QUANTUM;
-  const piecesPerRow = Math.ceil(job.row / pieceValues);
-  return { rowsPerTile: 1, piecesPerRow, pieceValues, tiles: job.rows * piecesPerRow };
+  const piecesPerRow = Math.ceil(row / pieceValues);
+  const tiles = rows * piecesPerRow;
+  return { rowsPerTile: 1, rowsPerMatrix: rows, tilesPerMatrix: tiles, piecesPerRow, pieceValues, tiles };
 }
 
 /**
@@ -61,7 +81,10 @@ export class Tiling {
   readonly #starts: readonly number[];
   readonly #jobs: readonly TensorJob[];
 
-  /** @param tileValues most values in a tile; at least `TILE_QUANTUM` */
+  /**
+   * @param tileValues most values in a tile; at least `TILE_QUANTUM`
+   * @throws PoolError `memory-too-small` when a row with an importance is longer than a tile
+   */
   constructor(jobs: readonly TensorJob[], tileValues: number) {
     this.#jobs = jobs;
     this.#cuts = jobs.map((job) => cut(job, tileValues));
@@ -95,9 +118,10 @@ export class Tiling {
     }
     const inJob = number - start;
     if (cuts.piecesPerRow === 1) {
-      const row = inJob * cuts.rowsPerTile;
-      const rows = Math.min(cuts.rowsPerTile, job.rows - row);
-      return { job: low, first: row * job.row, values: rows * job.row };
+      const matrix = Math.floor(inJob / cuts.tilesPerMatrix);
+      const row = (inJob % cuts.tilesPerMatrix) * cuts.rowsPerTile;
+      const rows = Math.min(cuts.rowsPerTile, cuts.rowsPerMatrix - row);
+      return { job: low, first: (matrix * cuts.rowsPerMatrix + row) * job.row, values: rows * job.row };
     }
     const row = Math.floor(inJob / cuts.piecesPerRow);
     const column = (inJob % cuts.piecesPerRow) * cuts.pieceValues;

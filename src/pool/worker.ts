@@ -5,7 +5,7 @@ import { bfloatToFloat, halfToFloat } from "../blocks/floats.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
 import { Control, type WorkerFailure, type WorkerOrder } from "./control.js";
-import { type Tile, Tiling } from "./tiles.js";
+import { type TensorJob, type Tile, Tiling } from "./tiles.js";
 
 /** Ends the work of this thread with a reason that the main thread turns into an error. */
 class Failure extends Error {
@@ -58,6 +58,14 @@ function attempt<T>(kind: "read" | "write", job: number, path: string, call: () 
   }
 }
 
+/** The importance of the matrix that a tile lies in. */
+function importanceOf({ importance, row, rows }: TensorJob, { first }: Tile): Float32Array | undefined {
+  if (importance === undefined) return undefined;
+  const rowsPerMatrix = (rows * row) / importance.length;
+  const matrix = Math.floor(first / row / rowsPerMatrix);
+  return importance.subarray(matrix * row, (matrix + 1) * row);
+}
+
 class TileWorker {
   readonly #order: WorkerOrder;
   readonly #files = new Files();
@@ -91,7 +99,7 @@ class TileWorker {
     if (job === undefined) throw new RangeError(`there is no job ${tile.job}`);
     const read = rowBytes(job.source, tile.values);
     this.#read(tile.job, job.input, job.inputOffset + rowBytes(job.source, tile.first), read);
-    const bad = this.#kernels.convert(job.source, job.target, tile.values);
+    const bad = this.#kernels.convert(job.source, job.target, tile.values, importanceOf(job, tile));
     if (bad >= 0) throw this.#refused(tile, job.source, bad);
     const { output } = this.#kernels;
     this.#write(tile.job, job.output, job.outputOffset + rowBytes(job.target, tile.first), output);

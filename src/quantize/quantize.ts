@@ -14,7 +14,7 @@ import type { TensorJob } from "../pool/tiles.js";
 import { Checkpoints } from "./checkpoints.js";
 import { QuantizeError } from "./errors.js";
 import { identify, type InputIdentity, Journal, type JournalKey, journalPath } from "./journal.js";
-import { layoutPlan, type Metadata } from "./layout.js";
+import { layoutPlan, type Metadata, type Splitting } from "./layout.js";
 import { Pace } from "./pace.js";
 import { checkSpace, plannedFiles } from "./space.js";
 
@@ -34,13 +34,11 @@ export interface QuantizeProgress {
   readonly eta: number | null;
 }
 
-export interface RunPlanOptions {
+export interface RunPlanOptions extends Splitting {
   readonly plan: Plan;
   /** Path of the model, or of what its parts are named after. */
   readonly output: string;
   readonly metadata: Metadata;
-  /** Most tensor bytes in a file; one file when left out. */
-  readonly splitMaxBytes?: number | undefined;
   /** Worker threads; one a core when left out. */
   readonly threads?: number | undefined;
   /** Ceiling of working memory in bytes. */
@@ -84,7 +82,7 @@ export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
 
 async function runLocked(options: RunPlanOptions, output: string): Promise<RunPlanResult> {
   const { overwrite = false } = options;
-  const { layout, paths, size } = layoutPlan(options.plan, output, options.metadata, options.splitMaxBytes);
+  const { layout, paths, size } = layoutPlan(options.plan, output, options.metadata, options);
   await checkPaths(inputPaths(options.plan), output, paths, overwrite);
   const key = await journalKey(options.plan, layout);
   const finished = await Journal.finished(output, key, overwrite);
@@ -118,12 +116,13 @@ async function runLocked(options: RunPlanOptions, output: string): Promise<RunPl
 }
 
 /** What has to be equal for two runs to write the same files. */
-type SameRun = Pick<RunPlanOptions, "plan" | "output" | "metadata" | "splitMaxBytes">;
+type SameRun = Pick<RunPlanOptions, "plan" | "output" | "metadata" | keyof Splitting>;
 
 /** Whether an earlier run with `keepJournal` has written just these files, and nobody has touched them since. */
-export async function isComplete({ plan, output, metadata, splitMaxBytes }: SameRun): Promise<boolean> {
-  const path = resolve(output);
-  const { layout } = layoutPlan(plan, path, metadata, splitMaxBytes);
+export async function isComplete(run: SameRun): Promise<boolean> {
+  const { plan, metadata } = run;
+  const path = resolve(run.output);
+  const { layout } = layoutPlan(plan, path, metadata, run);
   return Journal.isComplete(path, await journalKey(plan, layout));
 }
 
@@ -236,7 +235,7 @@ class Run {
     this.#done.add(index);
   }
 
-  #job({ name, ne, values, origin, type }: PlannedTensor, index: number): TensorJob {
+  #job({ name, ne, values, origin, type, importance }: PlannedTensor, index: number): TensorJob {
     const place = this.#layout.tensors[index];
     const part = this.#files.parts[place?.part ?? -1];
     if (origin.kind !== "file" || place === undefined || part === undefined)
@@ -252,6 +251,7 @@ class Run {
       target: type,
       row,
       rows: values / row,
+      importance,
     };
   }
 

@@ -55,6 +55,13 @@ describe.each(formats)("$type", ({ type, fraction, widen, narrow, widenAll, narr
     expect([...wrong]).toEqual([]);
   });
 
+  it("widens bytes that begin at an odd place", () => {
+    const bytes = new Uint8Array([0, 0x80, 0x3f, 0x34, 0x12]);
+    const values = new Float32Array(2);
+    widenAll(bytes.subarray(1), values);
+    expect([...values]).toEqual([widen(0x3f80), widen(0x1234)]);
+  });
+
   it("narrows every value back to its pattern", () => {
     const wrong = all.filter((bits) => (bits & 0x7fff) <= infinity && narrow(widen(bits)) !== bits);
     expect([...wrong]).toEqual([]);

@@ -315,6 +315,65 @@ describe("flags and paths", () => {
   });
 });
 
+describe("inspect", () => {
+  it("refuses modes that do not go with the paths or with each other", async () => {
+    const path = await convertFixture("Q8_0");
+    for (const [argv, words] of [
+      [["--diff", path], /--diff compares two models, and only .*nano-e-Q8_0\.gguf/],
+      [["--diff", "--check", path, path], /--diff and --check/],
+      [["--check", "--tensors", path], /--check and --tensors/],
+      [["--check", path, nanoCheckpoint], /nano-e: --check reads one model/],
+      [[path, nanoCheckpoint], /nano-e: inspect shows one model[\s\S]*--diff/],
+      [["--diff", path, path, path], /Unexpected argument/],
+      [["--diff", path, "nowhere"], /nowhere/],
+      [["--check", join(nanoCheckpoint, "config.json")], /config\.json/],
+    ] as const) {
+      expectError(await runCommand(Inspect, argv), 2, words);
+    }
+  });
+
+  it("--check prints what it found, then fails with one error", async () => {
+    const bytes = readFileSync(await convertFixture("Q8_0"));
+    const path = join(scratchFolder(), "spoiled.gguf");
+    // The last tensor of the file is a norm in F32.
+    bytes.writeFloatLE(NaN, bytes.length - 4 * 64 + 4 * 5);
+    writeFileSync(path, bytes);
+    const run = await runCommand(Inspect, ["--check", path]);
+    expectError(
+      run,
+      1,
+      /^Error: .*spoiled\.gguf: 1 tensor holds .*per_layer_proj_norm\.weight \(NaN at row 0, column 5\)/m,
+    );
+    expect(run.stderr.match(/^Error: /gm)).toHaveLength(1);
+    expect(run.stdout).toMatch(/per_layer_proj_norm\.weight.*NaN/);
+    expect(run.stdout).toMatch(/there is no .*manifest\.json/);
+
+    const json = await runCommand(Inspect, ["--check", path, "--json"]);
+    expect(json.code).toBe(1);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      kind: "check",
+      bad: [{ name: "per_layer_proj_norm.weight", row: 0, column: 5, value: "NaN", values: 1 }],
+      error: { code: "non-finite", exitCode: 1 },
+    });
+    expect(json.stderr).not.toContain("Error:");
+  });
+
+  it("--check and --diff of sound files end with 0", async () => {
+    const [a, b] = [await convertFixture("Q8_0"), await convertFixture("Q4_0")];
+    const check = await runCommand(Inspect, ["--check", a]);
+    expect(check).toMatchObject({ code: 0 });
+    expect(check.stdout).toMatch(/all finite/);
+    const diff = await runCommand(Inspect, ["--diff", a, b]);
+    expect(diff).toMatchObject({ code: 0 });
+    expect(diff.stdout).toMatch(
+      /│ ≠ │ blk\.0\.attn_q\.weight +│ Q8_0 │ Q4_0 │ +69,632 │ +36,864 │ +0\.08\d+ │/,
+    );
+    expect(diff.stdout).toMatch(/│ {3}│ output_norm\.weight .* identical │/);
+    const json = await runCommand(Inspect, ["--diff", a, b, "--json"]);
+    expect(JSON.parse(json.stdout)).toMatchObject({ kind: "diff", total: { compared: 68 } });
+  });
+});
+
 describe("verify, bench and build refuse", () => {
   it("a text that is empty, or shorter than a window", async () => {
     const text = join(scratchFolder(), "text.txt");

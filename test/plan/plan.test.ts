@@ -2,6 +2,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { GgufValue } from "../../formats/gguf/types.js";
+import { readImportance } from "../../formats/imatrix/read.js";
+import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { openCheckpoint } from "../../formats/safetensors/read.js";
 import type { Checkpoint } from "../../formats/safetensors/types.js";
 import { packageRoot } from "../../src/base/paths.js";
@@ -9,7 +11,9 @@ import { bindCheckpoint, type BoundCheckpoint } from "../../src/gemma4/bind.js";
 import { readConfig } from "../../src/gemma4/config.js";
 import type { Gemma4Config } from "../../src/gemma4/types.js";
 import { planCheckpoint } from "../../src/plan/checkpoint.js";
+import type { PlanError } from "../../src/plan/errors.js";
 import { type GgufSourceModel, planGgufSource } from "../../src/plan/gguf.js";
+import { MIX_NAMES } from "../../src/plan/mixes.js";
 import type { Plan, PlanOptions } from "../../src/plan/plan.js";
 import { NANO } from "../support/checkpoints.js";
 
@@ -27,7 +31,10 @@ beforeAll(async () => {
   bound = bindCheckpoint(config, checkpoint);
 });
 
-function plan(options: PlanOptions & { keepUnusedKv?: boolean }): Plan {
+/** Mixes that need an importance matrix. */
+const needsMatrix = /^(?:IQ[12]|IQ3_XX?S$|Q2_K_S)/;
+
+function plan(options: PlanOptions): Plan {
   return planCheckpoint({
     config,
     weights: bound.weights,
@@ -104,17 +111,114 @@ describe("a plan of a checkpoint", () => {
     expect(new Set([hash, ...others]).size).toBe(5);
   });
 
-  it("names what can be written when a mix cannot", () => {
-    expect(() => plan({ mix: "TQ2_0" })).toThrow(
-      expect.objectContaining({
-        code: "no-encoder",
-        exitCode: 2,
-        advice: expect.stringMatching(/F32, F16, BF16, Q8_0.*Q4_0/) as unknown,
-      }) as Error,
+  it("refuses types that are not for weights", () => {
+    expect(() => plan({ mix: "Q8_0", tensorTypes: [{ pattern: "ffn", type: "I16" }] })).toThrow(
+      expect.objectContaining({ code: "no-encoder", exitCode: 2 }) as Error,
     );
-    expect(() => plan({ mix: "Q8_0", tensorTypes: [{ pattern: "ffn", type: "IQ4_NL" }] })).toThrow(
-      /puts IQ4_NL on/,
+  });
+
+  it("gives a tensor the same type whether or not unused keys and values are written", () => {
+    for (const mix of MIX_NAMES) {
+      if (needsMatrix.test(mix)) continue;
+      const whole = new Map(plan({ mix }).tensors.map(({ name, type }) => [name, type]));
+      const kept = plan({ mix, keepUnusedKv: false }).tensors;
+      expect(kept.length).toBe(whole.size - 6);
+      for (const { name, type } of kept) expect(`${name} ${type}`).toBe(`${name} ${whole.get(name)}`);
+    }
+  });
+
+  it("takes types for the tables, and for everything", () => {
+    const tables = (options: Omit<PlanOptions, "mix">): string => {
+      const { tensors } = plan({ mix: "Q4_K_M", ...options });
+      return ["token_embd.weight", "per_layer_token_embd.weight"]
+        .map((name) => tensors.find((tensor) => tensor.name === name)?.type)
+        .join(" ");
+    };
+    expect(tables({})).toBe("Q6_K Q6_K");
+    expect(tables({ embedding: "Q8_0" })).toBe("Q8_0 Q8_0");
+    expect(tables({ output: "Q5_K" })).toBe("Q5_K Q5_K");
+    expect(tables({ output: "Q5_K", embedding: "Q8_0" })).toBe("Q8_0 Q8_0");
+    expect(tables({ perLayerEmbedding: "Q4_0" })).toBe("Q6_K Q4_0");
+    const tensorTypes = [{ pattern: "per_layer_token", type: "Q2_K" }] as const;
+    expect(tables({ embedding: "Q8_0", tensorTypes })).toBe("Q8_0 Q2_K");
+    expect(tables({ embedding: "Q8_0", perLayerEmbedding: "Q3_K", tensorTypes })).toBe("Q8_0 Q3_K");
+    expect(tables({ pure: true })).toBe("Q4_K Q4_K");
+    const pure = plan({ mix: "Q4_K_M", pure: true }).shares.map(({ type }) => type);
+    expect(pure.toSorted()).toEqual(["BF16", "F32", "Q4_K"]);
+    expect(() => plan({ mix: "BF16", embedding: "Q8_0" })).toThrow(/go with a mix that quantizes/);
+  });
+});
+
+describe("a plan with an importance matrix", () => {
+  let matrix: ImportanceMatrix;
+  beforeAll(async () => {
+    matrix = await readImportance(join(packageRoot, "fixtures/reference/imatrix.gguf"));
+  });
+  const changed = (entries: readonly (readonly [string, number])[]): ImportanceMatrix => ({
+    ...matrix,
+    entries: new Map(
+      entries.map(([name, length]) => [
+        name,
+        { name, matrices: 1, values: new Float32Array(new SharedArrayBuffer(length * 4)) },
+      ]),
+    ),
+  });
+
+  it("gives every tensor that heeds it its own part", () => {
+    const { tensors, importance, withoutImportance } = plan({
+      mix: "Q4_K_M",
+      importance: matrix,
+      keepUnusedKv: false,
+    });
+    expect(importance).toMatch(/imatrix\.gguf$/);
+    expect(withoutImportance).toEqual(["per_layer_token_embd.weight", "token_embd.weight"]);
+    for (const tensor of tensors) {
+      const entry =
+        tensor.type === "Q4_K" || tensor.type === "Q6_K" ? matrix.entries.get(tensor.name) : undefined;
+      expect(tensor.importance).toBe(entry?.values);
+    }
+  });
+
+  it("is another plan with other values", () => {
+    const first = plan({ mix: "Q4_K_M", importance: matrix });
+    const entries = new Map(matrix.entries);
+    const [name, entry] = [...entries][3]!;
+    const values = new Float32Array(new SharedArrayBuffer(entry.values.byteLength));
+    values.set(entry.values);
+    values[5] = (values[5] ?? 0) * 2;
+    entries.set(name, { ...entry, values });
+    const second = plan({ mix: "Q4_K_M", importance: { ...matrix, entries } });
+    expect(new Set([first.hash, second.hash, plan({ mix: "Q4_K_M" }).hash]).size).toBe(3);
+  });
+
+  it("writes the mixes that llama-quantize gives up on because of unused keys and values", () => {
+    for (const mix of ["IQ3_XXS", "IQ2_M", "IQ2_XS", "IQ2_XXS", "IQ1_S", "IQ1_M", "Q2_K_S"]) {
+      for (const keepUnusedKv of [true, false]) {
+        expect(plan({ mix, importance: matrix, keepUnusedKv }).mix).toBe(mix);
+      }
+    }
+  });
+
+  it("is refused where it is of another model, lacks a tensor or is asked for", () => {
+    const fails = (mix: string, importance?: ImportanceMatrix) => {
+      try {
+        plan({ mix, importance });
+        return "planned";
+      } catch (error) {
+        const { code, exitCode, message } = error as PlanError;
+        return `${code} ${exitCode} ${message}`;
+      }
+    };
+    for (const mix of ["IQ2_XXS", "IQ1_S", "Q2_K_S", "IQ3_XXS"]) {
+      expect(fails(mix)).toMatch(/^importance-required 2 .*blk\.0/);
+    }
+    expect(fails("Q4_K_M", changed([["blk.0.attn_q.weight", 7]]))).toMatch(/^importance-mismatch 2 .*attn_q/);
+    expect(fails("Q4_K_M", changed([["blk.77.attn_q.weight", 7]]))).toMatch(
+      /^importance-mismatch 2 .*none of/,
     );
+    expect(fails("IQ2_XXS", changed([["blk.0.attn_q.weight", 256]]))).toMatch(/^importance-missing 2 /);
+    // llama-quantize passes over a table's.
+    expect(fails("Q4_K_M", changed([["token_embd.weight", 7]]))).toBe("planned");
   });
 });
 

@@ -92,7 +92,9 @@ describe("files", () => {
     const folder = await place("split");
     const prepared = await prepare(NANO, { mix: "Q8_0" });
     await run(join(folder, "whole.gguf"), prepared);
-    const { size } = layoutPlan(prepared.plan, join(folder, "parts.gguf"), prepared.metadata, 2 ** 20);
+    const { size } = layoutPlan(prepared.plan, join(folder, "parts.gguf"), prepared.metadata, {
+      splitMaxBytes: 2 ** 20,
+    });
     const { paths, bytes } = await run(join(folder, "parts.gguf"), prepared, { splitMaxBytes: 2 ** 20 });
     const sizes = await Promise.all(paths.map(async (path) => (await stat(path)).size));
     expect(paths.length).toBeGreaterThan(3);
@@ -192,6 +194,8 @@ describe("what is refused", () => {
       byteLength: rows * 4096,
       bitsPerWeight: 16,
       shares: [],
+      importance: null,
+      withoutImportance: [],
       hash: "",
     };
     await expect(run(join(folder, "out.gguf"), { plan, metadata: [] })).rejects.toMatchObject({

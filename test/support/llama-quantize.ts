@@ -19,6 +19,7 @@ function quantizer(): Quantizer {
   const ggml = koffi.load(libraries.ggml);
   const llama = koffi.load(libraries.llama);
   // include/llama.h of v0.5.0.
+  const entry = koffi.struct({ name: "str", data: "float *", size: "size_t" });
   const params = koffi.struct({
     nthread: "int32_t",
     ftype: "int",
@@ -30,7 +31,7 @@ function quantizer(): Quantizer {
     pure: "bool",
     keep_split: "bool",
     dry_run: "bool",
-    imatrix: "void *",
+    imatrix: koffi.pointer(entry),
     kv_overrides: "void *",
     tt_overrides: "void *",
     prune_layers: "void *",
@@ -53,13 +54,30 @@ function quantizer(): Quantizer {
   return bound;
 }
 
+/** Importance of tensors by name; what llama-quantize makes of a file. */
+export type Importances = ReadonlyMap<string, Float32Array>;
+
 /**
  * llama.cpp's own quantizer, from the libraries that the engine uses: what llama-quantize calls.
  *
  * @param fileType `general.file_type` of the mix
  */
-export function llamaQuantize(input: string, output: string, fileType: number): void {
+export function llamaQuantize(
+  input: string,
+  output: string,
+  fileType: number,
+  options: { importances?: Importances | undefined; pure?: boolean; threads?: number } = {},
+): void {
+  const { importances, pure = false, threads = 1 } = options;
   const { defaults, quantize } = quantizer();
-  const status = quantize(input, output, { ...defaults(), nthread: 1, ftype: fileType });
+  const entries = [...(importances ?? [])].map(([name, data]) => ({ name, data, size: data.length }));
+  const imatrix = importances === undefined ? null : [...entries, { name: null, data: null, size: 0 }];
+  const status = quantize(input, output, {
+    ...defaults(),
+    nthread: threads,
+    ftype: fileType,
+    pure,
+    imatrix,
+  });
   if (status !== 0) throw new Error(`llama_model_quantize of ${input} returned ${status}`);
 }

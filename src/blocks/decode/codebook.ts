@@ -1,6 +1,9 @@
 import { half, nibble, u16, type BlockDecoder } from "./block.js";
 
-const iq4Levels = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/** The 16 uneven levels of IQ4_NL and IQ4_XS. */
+export const iq4Levels: readonly number[] = [
+  -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
 
 /** The values of a 4-bit float with two exponent bits and one fraction bit (E2M1), doubled. */
 export const e2m1Levels = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];

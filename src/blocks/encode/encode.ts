@@ -1,12 +1,17 @@
 import { BlockError } from "../errors.js";
 import { floatsToBfloats, floatsToHalves } from "../floats.js";
 import { rowBytes } from "../table.js";
-import type { BlockTypeName, Encoder } from "../types.js";
+import { searchers } from "../search/search.js";
+import type { BlockTypeName, Encoder, Method } from "../types.js";
 import { encodeMXFP4, encodeNVFP4 } from "./fp4.js";
 import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from "./legacy.js";
+import { encodeQ2_K, encodeQ4_K, encodeQ5_K } from "./k-affine.js";
+import { encodeIQ4_NL, encodeIQ4_XS } from "./codebook.js";
+import { encodeQ3_K } from "./q3_k.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
 import { encodeQ1_0, encodeQ2_0, encodeTQ1_0, encodeTQ2_0 } from "./ternary.js";
+import { encodeIQ1_M, encodeIQ1_S } from "./ternary-lattice.js";
 
 function copyFloats(values: Float32Array, out: Uint8Array): void {
   out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
@@ -21,6 +26,9 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q4_1", encodeQ4_1],
   ["Q5_0", encodeQ5_0],
   ["Q5_1", encodeQ5_1],
+  ["Q2_K", encodeQ2_K],
+  ["Q4_K", encodeQ4_K],
+  ["Q5_K", encodeQ5_K],
   ["Q6_K", encodeQ6_K],
   ["TQ1_0", encodeTQ1_0],
   ["TQ2_0", encodeTQ2_0],
@@ -28,13 +36,18 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["NVFP4", encodeNVFP4],
   ["Q1_0", encodeQ1_0],
   ["Q2_0", encodeQ2_0],
+  ["Q3_K", encodeQ3_K],
+  ["IQ4_NL", encodeIQ4_NL],
+  ["IQ4_XS", encodeIQ4_XS],
+  ["IQ1_S", encodeIQ1_S],
+  ["IQ1_M", encodeIQ1_M],
 ]);
 
 /** Types that `encode` and the kernels can write. */
 export const encodable: readonly BlockTypeName[] = [...encoders.keys()];
 
 /**
- * Packs finite values with ggml's own method, byte for byte. This is the plain statement of
+ * Packs finite values with ggml's own method, byte for byte, or with our search. This is the plain statement of
  * each method that the kernels are held to; it is some ten times slower than they are.
  *
  * A scale beyond the range of a half becomes infinite, as in ggml; the kernels refuse such blocks.
@@ -42,6 +55,7 @@ export const encodable: readonly BlockTypeName[] = [...encoders.keys()];
  * @param values whole blocks; whole rows when there is an importance
  * @param out exactly the bytes of those blocks
  * @param importance weight of each column of a row, finite and not negative
+ * @param method types that know no search are written with ggml's
  * @throws BlockError `not-encodable`, `uneven-row` or `wrong-length`
  */
 export function encode(
@@ -49,8 +63,9 @@ export function encode(
   values: Float32Array,
   out: Uint8Array,
   importance?: Float32Array,
+  method: Method = "ggml",
 ): void {
-  const encoder = encoders.get(name);
+  const encoder = (method === "search" ? searchers.get(name) : undefined) ?? encoders.get(name);
   if (encoder === undefined) {
     throw new BlockError("not-encodable", `values cannot be written as ${name}`, {
       advice: `Types that can be written: ${encodable.join(", ")}.`,

@@ -1,27 +1,13 @@
 import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
-import { blockType, rowBytes } from "../table.js";
-import type { BlockTypeName } from "../types.js";
+import { blockType, blockTypes, rowBytes } from "../table.js";
+import type { BlockTypeName, Method } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: readonly BlockTypeName[] = [
-  "F32",
-  "F16",
-  "BF16",
-  "Q8_0",
-  "Q4_0",
-  "Q4_1",
-  "Q5_0",
-  "Q5_1",
-  "Q6_K",
-  "TQ1_0",
-  "TQ2_0",
-  "MXFP4",
-  "NVFP4",
-  "Q1_0",
-  "Q2_0",
-];
+const targets: ReadonlySet<BlockTypeName> = new Set(
+  blockTypes.map(({ name }) => name).filter((name) => !/^I\d|^F64/.test(name)),
+);
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -34,8 +20,13 @@ const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
   ["IQ3_S", "iq3s"],
 ]);
 
-/** Types that the kernels can take an importance for. */
-const weighted: ReadonlySet<BlockTypeName> = new Set(["Q4_0", "Q4_1", "Q5_0", "Q5_1"]);
+/** Types that heed an importance in ggml's method. */
+const weighted: ReadonlySet<BlockTypeName> = new Set(
+  [...targets].filter((name) => /^Q[45]_[01]$|_K$|^IQ/.test(name)),
+);
+
+/** Types that the kernels know a search for. */
+const searched: ReadonlySet<BlockTypeName> = new Set([]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
@@ -66,6 +57,7 @@ interface Exports {
     row: number,
     blockValues: number,
     blockBytes: number,
+    search: number,
   ): number;
 }
 
@@ -76,7 +68,7 @@ export type ConversionProblem = "non-finite" | "overflow";
  * The SIMD encoders with a memory of their own: an input region to read a file into and an output region to
  * write to a file from, so that nothing is copied. One instance serves one thread.
  *
- * Every target is byte for byte what `encode` gives, which is byte for byte what ggml gives without importance.
+ * Every target is byte for byte what `encode` gives, which is byte for byte what ggml gives, or our search.
  */
 export class Kernels {
   readonly #exports: Exports;
@@ -121,12 +113,17 @@ export class Kernels {
 
   /** Whether `convert` knows a pair of types. */
   static supports(source: BlockTypeName, target: BlockTypeName): boolean {
-    return sources.includes(source) && targets.includes(target);
+    return sources.includes(source) && targets.has(target);
   }
 
-  /** Whether an importance makes a difference to a target. */
+  /** Whether an importance makes a difference to ggml's method for a target. */
   static heedsImportance(target: BlockTypeName): boolean {
     return weighted.has(target);
+  }
+
+  /** Whether there is a search for a target; all of them heed an importance. */
+  static searches(target: BlockTypeName): boolean {
+    return searched.has(target);
   }
 
   /**
@@ -136,15 +133,22 @@ export class Kernels {
    * @param values whole blocks of the target, and whole rows when there is an importance
    * @param importance weight of each column of a row, finite and not negative; types that do not heed it
    *   ignore it
+   * @param method types that know no search are written with ggml's
    * @returns index of the first value that is NaN or infinite, or that is out of range of the target: a half
    *   ends at 65504, also as the scale of a block (the value is then the first of the largest magnitude in its
    *   block); −1 when there is none. `lastProblem` says which; `output` is then empty.
    * @throws BlockError `not-encodable`, `uneven-row` or `over-capacity`
    */
-  convert(source: BlockTypeName, target: BlockTypeName, values: number, importance?: Float32Array): number {
+  convert(
+    source: BlockTypeName,
+    target: BlockTypeName,
+    values: number,
+    importance?: Float32Array,
+    method: Method = "ggml",
+  ): number {
     if (!Kernels.supports(source, target)) {
       throw new BlockError("not-encodable", `values of type ${source} cannot be converted to ${target}`, {
-        advice: `The kernels read ${sources.join(", ")} and write ${targets.join(", ")}.`,
+        advice: `The kernels read ${sources.join(", ")} and write ${[...targets].join(", ")}.`,
       });
     }
     const bytes = rowBytes(target, values);
@@ -154,7 +158,8 @@ export class Kernels {
         `${values} values are more than the ${this.#capacity} that the kernels have room for`,
       );
     }
-    const weights = Kernels.heedsImportance(target) ? importance : undefined;
+    const search = method === "search" && Kernels.searches(target);
+    const weights = search || Kernels.heedsImportance(target) ? importance : undefined;
     if (weights !== undefined && values % weights.length !== 0) {
       throw new BlockError(
         "uneven-row",
@@ -173,6 +178,7 @@ export class Kernels {
       weights?.length ?? values,
       type.values,
       type.bytes,
+      search ? 1 : 0,
     );
     if (index >= 0) {
       this.#lastProblem = this.#exports.problem.value === 1 ? "non-finite" : "overflow";

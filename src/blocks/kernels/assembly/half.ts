@@ -28,3 +28,13 @@
 @inline export function isInfinite(half: i32): bool {
   return (half & 0x7fff) == 0x7c00;
 }
+
+/** A finite half as float32. */
+export function floatOf(half: i32): f32 {
+  const magnitude = half & 0x7fff;
+  const value: f32 =
+    magnitude < 0x400
+      ? <f32>magnitude * <f32>(1.0 / 16777216.0)
+      : reinterpret<f32>((magnitude << 13) + (112 << 23));
+  return half == magnitude ? value : -value;
+}

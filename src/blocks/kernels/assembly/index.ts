@@ -44,7 +44,9 @@ function from<S>(
   row: i32,
   blockValues: i32,
   blockBytes: i32,
+  search: bool,
 ): i32 {
+  if (search) return rows<S>(target, input, output, values, weights, row, blockValues, blockBytes, true);
   switch (target) {
     case 0:
       return isFloat<S>() ? check<S>(input, values) : plain<S, f32>(input, output, values);
@@ -61,7 +63,7 @@ function from<S>(
       if (weights === 0) return q6_k<S>(input, output, values);
       break;
   }
-  return rows<S>(target, input, output, values, weights, row, blockValues, blockBytes);
+  return rows<S>(target, input, output, values, weights, row, blockValues, blockBytes, false);
 }
 
 /**
@@ -71,6 +73,7 @@ function from<S>(
  * @param row values in a row; `values` is whole rows when there are weights
  * @param blockValues values in a block of the target
  * @param blockBytes bytes of a block of the target
+ * @param search whether to search (see `searchBlocks`) in place of ggml's method
  * @returns index of the value that stopped it (see `problem`), or -1
  */
 export function convert(
@@ -83,15 +86,16 @@ export function convert(
   row: i32,
   blockValues: i32,
   blockBytes: i32,
+  search: bool,
 ): i32 {
   clearProblem();
   switch (source) {
     case 0:
-      return from<f32>(target, input, output, values, weights, row, blockValues, blockBytes);
+      return from<f32>(target, input, output, values, weights, row, blockValues, blockBytes, search);
     case 1:
-      return from<i16>(target, input, output, values, weights, row, blockValues, blockBytes);
+      return from<i16>(target, input, output, values, weights, row, blockValues, blockBytes, search);
     case 30:
-      return from<u16>(target, input, output, values, weights, row, blockValues, blockBytes);
+      return from<u16>(target, input, output, values, weights, row, blockValues, blockBytes, search);
   }
   return unreachable();
 }

@@ -8,6 +8,7 @@ import { encodeTernaryLattice } from "./lattice/ternary";
 import { encodeLegacy } from "./legacy/index";
 import { firstFrom, float, floats, infinity, largest, magnitude, magnitudes } from "./number";
 import { NON_FINITE, OVERFLOW, stop } from "./problem";
+import { searchBlocks } from "./search/index";
 
 /** Values that are widened at a time: whole blocks of every type, 16 KiB as float32. */
 const CHUNK: i32 = 4096;
@@ -96,6 +97,7 @@ function meanSquare<S>(input: usize, row: i32): f32 {
  *
  * @param blockValues values in a block of the target
  * @param blockBytes bytes of a block of the target
+ * @param search whether to search in place of ggml's method
  */
 export function rows<S>(
   target: i32,
@@ -106,11 +108,13 @@ export function rows<S>(
   row: i32,
   blockValues: i32,
   blockBytes: i32,
+  search: bool,
 ): i32 {
   const limit = target === NVFP4 ? NVFP4_LIMIT : LIMIT;
   const length = weights === 0 ? values : row;
   for (let start = 0; start < values; start += length) {
-    const mean: f32 = weights !== 0 && target <= Q5_1 ? meanSquare<S>(input, length) : 0;
+    const weighed = weights !== 0 && target <= Q5_1 && !search;
+    const mean: f32 = weighed ? meanSquare<S>(input, length) : 0;
     for (let i = 0; i < length; i += CHUNK) {
       const count = min(CHUNK, length - i);
       if (widen<S>(input, count) >= limit) {
@@ -118,7 +122,9 @@ export function rows<S>(
         const finite = magnitude<S>(input + <usize>bad * sizeof<S>()) < infinity<S>();
         return stop(finite ? OVERFLOW : NON_FINITE, start + i + bad);
       }
-      encodeBlocks(target, chunk, weights === 0 ? 0 : weights + <usize>i * 4, output, count, mean);
+      const own = weights === 0 ? <usize>0 : weights + <usize>i * 4;
+      if (search) searchBlocks(target, chunk, own, output, count);
+      else encodeBlocks(target, chunk, own, output, count, mean);
       input += <usize>count * sizeof<S>();
       output += <usize>((count / blockValues) * blockBytes);
     }

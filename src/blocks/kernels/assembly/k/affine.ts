@@ -1,4 +1,209 @@
+// Q2_K, Q4_K and Q5_K: a scale and a minimum for every sub-block, on levels of one half each for all 256 values.
+
+import { halves } from "../half";
+import { float } from "../number";
+import {
+  BLOCK_STEP,
+  FIELD_STEP,
+  fields,
+  FROMS,
+  INVERSES,
+  MEAN_SQUARES,
+  MINIMUM_HALVES,
+  MINIMUM_LEVELS,
+  MINIMUMS,
+  nearestOf,
+  SCALE_HALVES,
+  SCALE_LEVELS,
+  SCALES,
+  SUMS,
+} from "./affine-fields";
+import { packFifthBits, packNibbles, packPairs, packPairsOfBits, packScales, pairOf, scalesOf } from "./affine-pack";
+import { searchScales, spreadScales } from "./affine-scales";
+import { placeByImportance, placeByMagnitude, placeBySpread, search } from "./affine-search";
+
+const Q2_K: i32 = 10;
+const Q4_K: i32 = 12;
+const Q5_K: i32 = 13;
+
+const VALUES: i32 = 256;
+
+/** Levels of a block. */
+const levels: usize = memory.data(256, 16);
+
+/**
+ * Mean squares of up to 16 blocks, each summed in the order of the values. Four at a time: within one, every
+ * addition waits for the one before it.
+ */
+function meanSquares(x: usize, blocks: usize): void {
+  for (let b: usize = 0; b < blocks; b += 4) {
+    const last = blocks - 1;
+    const p = x + 1024 * b;
+    const q = x + 1024 * min(b + 1, last);
+    const r = x + 1024 * min(b + 2, last);
+    const s = x + 1024 * min(b + 3, last);
+    let sum = i32x4.splat(0);
+    for (let j: usize = 0; j < 1024; j += 4) {
+      let value = v128.load32_zero(p + j);
+      value = v128.load_lane<f32>(q + j, value, 1);
+      value = v128.load_lane<f32>(r + j, value, 2);
+      value = v128.load_lane<f32>(s + j, value, 3);
+      sum = f32x4.add(sum, f32x4.mul(value, value));
+    }
+    v128.store(fields + BLOCK_STEP * b, f32x4.mul(sum, f32x4.splat(1 / <f32>256)), MEAN_SQUARES);
+  }
+}
+
+/** Values of a sub-block. */
+// @ts-ignore: decorator
+@inline function countOf(target: i32): i32 {
+  return target == Q2_K ? 16 : 32;
+}
+
+/** Largest level of a value. */
+// @ts-ignore: decorator
+@inline function topOf(target: i32): f32 {
+  return target == Q2_K ? 3 : target == Q4_K ? 15 : 31;
+}
+
+/** Finds scale and minimum of every sub-block of a block. */
+// @ts-ignore: decorator
+@inline function searchBlock(target: i32, x: usize, weights: usize, to: usize): void {
+  const meanSquare = load<f32>(to, MEAN_SQUARES);
+  const top = topOf(target);
+  if (target == Q2_K) {
+    for (let h: usize = 0; h < 2; h++) {
+      const from = x + 512 * h;
+      const part = to + 8 * FIELD_STEP * h;
+      if (weights == 0) {
+        placeByMagnitude(from);
+        search(16, top, -0.5, 0.1, 15, true, part);
+      } else {
+        placeByImportance(from, weights + 512 * h, 16, meanSquare);
+        search(16, top, -0.9, 0.05, 36, false, part);
+      }
+    }
+  } else if (weights == 0) {
+    placeBySpread(x);
+    if (target == Q4_K) search(32, top, -1, 0.1, 20, false, to);
+    else search(32, top, -0.5, 0.1, 15, false, to);
+  } else {
+    placeByImportance(x, weights, 32, 2 * meanSquare);
+    search(32, top, -0.9, 0.05, 36, false, to);
+  }
+}
+
+/** Levels and halves of a block's scales, then of its minimums, for four blocks. */
+// @ts-ignore: decorator
+@inline function chooseScales(target: i32, weighted: bool, at: usize): void {
+  const count = VALUES / countOf(target);
+  const top: f32 = target == Q2_K ? 15 : 63;
+  let scale: v128, minimum: v128;
+  if (weighted) {
+    scale = searchScales(at + SCALES, at + SUMS, count, top, at + SCALE_LEVELS);
+    minimum = searchScales(at + MINIMUMS, at + SUMS, count, top, at + MINIMUM_LEVELS);
+  } else {
+    scale = spreadScales(at + SCALES, count, top, at + SCALE_LEVELS);
+    minimum = spreadScales(at + MINIMUMS, count, top, at + MINIMUM_LEVELS);
+  }
+  v128.store(at, halves(scale), SCALE_HALVES);
+  v128.store(at, halves(minimum), MINIMUM_HALVES);
+}
+
+/** Levels of 16 values, at least 0 and at most `top`. */
+// @ts-ignore: decorator
+@inline function store16(to: usize, a: v128, b: v128, c: v128, d: v128, top: i32): void {
+  const low = i16x8.narrow_i32x4_s(clamp(a, top), clamp(b, top));
+  const high = i16x8.narrow_i32x4_s(clamp(c, top), clamp(d, top));
+  v128.store(to, i8x16.narrow_i16x8_u(low, high));
+}
+
+// @ts-ignore: decorator
+@inline function clamp(level: v128, top: i32): v128 {
+  return i32x4.max_s(i32x4.min_s(level, i32x4.splat(top)), i32x4.splat(0));
+}
+
+// @ts-ignore: decorator
+@inline function divided(at: usize, minimum: v128, d: v128): v128 {
+  return nearestOf(f32x4.div(f32x4.add(v128.load(at), minimum), d));
+}
+
+// @ts-ignore: decorator
+@inline function spread(at: usize, from: v128, inverse: v128): v128 {
+  return nearestOf(f32x4.mul(inverse, f32x4.sub(v128.load(at), from)));
+}
+
+/** Levels of a sub-block: by the stored scale, or where that became 0 as the search left them. */
+// @ts-ignore: decorator
+@inline function assign(at: usize, count: usize, top: i32, d: f32, minimum: f32, found: usize, to: usize): void {
+  if (d != 0) {
+    const by = f32x4.splat(d);
+    const plus = f32x4.splat(minimum);
+    for (const end = at + 4 * count; at < end; at += 64) {
+      const a = divided(at, plus, by);
+      const b = divided(at + 16, plus, by);
+      store16(to, a, b, divided(at + 32, plus, by), divided(at + 48, plus, by), top);
+      to += 16;
+    }
+  } else {
+    const inverse = v128.load32_splat(found + INVERSES);
+    const from = v128.load32_splat(found + FROMS);
+    for (const end = at + 4 * count; at < end; at += 64) {
+      const a = spread(at, from, inverse);
+      const b = spread(at + 16, from, inverse);
+      store16(to, a, b, spread(at + 32, from, inverse), spread(at + 48, from, inverse), top);
+      to += 16;
+    }
+  }
+}
+
+/** Stores a block whose scales and minimums have their levels. */
+// @ts-ignore: decorator
+@inline function storeBlock(target: i32, x: usize, weighted: bool, found: usize, output: usize): void {
+  const count = <usize>countOf(target);
+  const at = target == Q2_K ? output + 80 : output;
+  store<u16>(at, load<u16>(found, SCALE_HALVES));
+  store<u16>(at, load<u16>(found, MINIMUM_HALVES), 2);
+  const d = float<i16>(at);
+  const dMinimum = float<i16>(at + 2);
+  if (target == Q2_K) packScales(found, output);
+  else packPairs(found, target == Q5_K || !weighted ? 63 : 255, output + 4);
+  for (let s: usize = 0; s < 256 / count; s++) {
+    const pair = target == Q2_K ? scalesOf(output, s) : pairOf(output + 4, s);
+    const scale = d * <f32>(pair & 255);
+    const minimum = dMinimum * <f32>(pair >> 8);
+    const first = count * s;
+    assign(x + 4 * first, count, <i32>topOf(target), scale, minimum, found + FIELD_STEP * s, levels + first);
+  }
+  if (target == Q2_K) {
+    packPairsOfBits(levels, output + 16);
+  } else if (target == Q4_K) {
+    packNibbles(levels, output + 16);
+  } else {
+    packFifthBits(levels, output + 16);
+    packNibbles(levels, output + 48);
+  }
+}
+
+/** Encodes up to 16 blocks. */
+// @ts-ignore: decorator
+@inline function encode(target: i32, x: usize, weights: usize, output: usize, blocks: usize): void {
+  if (weights != 0) meanSquares(x, blocks);
+  for (let b: usize = 0; b < blocks; b++) {
+    const importance = weights == 0 ? <usize>0 : weights + 1024 * b;
+    searchBlock(target, x + 1024 * b, importance, fields + BLOCK_STEP * b);
+  }
+  for (let b: usize = 0; b < blocks; b += 4) chooseScales(target, weights != 0, fields + BLOCK_STEP * b);
+  const bytes: usize = target == Q2_K ? 84 : target == Q4_K ? 144 : 176;
+  for (let b: usize = 0; b < blocks; b++) {
+    storeBlock(target, x + 1024 * b, weights != 0, fields + BLOCK_STEP * b, output + bytes * b);
+  }
+}
+
 /** Encodes Q2_K (10), Q4_K (12) and Q5_K (13): see `encodeBlocks`. */
 export function encodeAffine(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
-  unreachable();
+  const blocks = <usize>(values / VALUES);
+  if (target == Q2_K) encode(Q2_K, x, weights, output, blocks);
+  else if (target == Q4_K) encode(Q4_K, x, weights, output, blocks);
+  else encode(Q5_K, x, weights, output, blocks);
 }

@@ -5,7 +5,8 @@
 // blocks are searched at a time.
 
 import { halfOf } from "../half";
-import { bytesOf, MAGIC, packFifths, packNibbles } from "./pack";
+import { MAGIC } from "../rounding";
+import { bytesOf, packFifths, packNibbles } from "./pack";
 import { turnFour } from "./weighted";
 
 const TRIALS: i32 = 37;

@@ -2,8 +2,9 @@
 // to the nearest level, half up.
 
 import { halves } from "../half";
+import { MAGIC } from "../rounding";
 import { laneAt } from "./lanes";
-import { bytesOf, MAGIC, MAGIC_BITS, packFifths, packNibbles } from "./pack";
+import { bytesOf, MAGIC_BITS, packFifths, packNibbles } from "./pack";
 
 const VALUES: i32 = 32;
 

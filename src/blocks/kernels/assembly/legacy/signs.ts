@@ -1,7 +1,8 @@
 // Q1_0: 128 values share their mean magnitude; a bit says whether a value is not negative.
 
 import { halves } from "../half";
-import { laneAt, turn } from "./lanes";
+import { turn4 } from "../turn";
+import { laneAt } from "./lanes";
 import { bytesOf } from "./pack";
 
 const VALUES: i32 = 128;
@@ -14,7 +15,7 @@ const turned: usize = memory.data(64, 16);
 @inline function sums(lane0: usize, lane1: usize, lane2: usize, lane3: usize): v128 {
   let sum = i32x4.splat(0);
   for (let i: usize = 0; i < 4 * VALUES; i += 16) {
-    turn(
+    turn4(
       f32x4.abs(v128.load(lane0 + i)),
       f32x4.abs(v128.load(lane1 + i)),
       f32x4.abs(v128.load(lane2 + i)),

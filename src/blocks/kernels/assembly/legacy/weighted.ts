@@ -1,6 +1,7 @@
 // Neighbouring blocks of 32 values with their weights, for the searches.
 
-import { laneAt, turn } from "./lanes";
+import { turn4 } from "../turn";
+import { laneAt } from "./lanes";
 
 /** Weights of four values: the importance, times the magnitude where that stands out of the row. */
 // @ts-ignore: decorator
@@ -32,8 +33,8 @@ import { laneAt, turn } from "./lanes";
   const c = laneAt(first + 2, x, 128, blocks);
   const d = laneAt(first + 3, x, 128, blocks);
   for (let a = laneAt(first, x, 128, blocks), i: usize = 0; i < 128; i += 16) {
-    turn(v128.load(a + i), v128.load(b + i), v128.load(c + i), v128.load(d + i), values, apart);
-    turn(
+    turn4(v128.load(a + i), v128.load(b + i), v128.load(c + i), v128.load(d + i), values, apart);
+    turn4(
       weighted(a + i, importance, mean),
       weighted(b + i, importance, mean),
       weighted(c + i, importance, mean),

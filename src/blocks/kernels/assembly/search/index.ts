@@ -1,0 +1,9 @@
+/**
+ * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
+ *
+ * @param x float32 values, aligned to 16 bytes, finite and within the range of a half
+ * @param weights importance of these values, or 0 for weights of 1
+ */
+export function searchBlocks(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
+  unreachable();
+}

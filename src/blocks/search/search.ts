@@ -1,0 +1,7 @@
+import type { BlockTypeName, Encoder } from "../types.js";
+
+/**
+ * Encoders that look for the least Σ importance · (value − stored)², in plain TypeScript: what the kernels are
+ * held to. Types that are not here are written with ggml's method only.
+ */
+export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map([]);
