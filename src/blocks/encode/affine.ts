@@ -77,16 +77,18 @@ export function searchAffine(
   levels: Uint8Array,
 ): AffineScale {
   const count = values.length;
-  let low = 0;
-  let high = values[0]!;
+  let low = values[0]!;
+  let high = low;
   let sumW = 0;
   let sumX = 0;
   for (let j = 0; j < count; j++) {
-    low = min(low, values[j]!);
+    // Not Math.min: of two zeros the first gives the minimum its sign.
+    if (values[j]! < low) low = values[j]!;
     high = max(high, values[j]!);
     sumW = fround(sumW + weights[j]!);
     sumX = fround(sumX + fround(weights[j]! * values[j]!));
   }
+  if (low > 0) low = 0;
   if (high <= low) {
     levels.fill(0);
     return { scale: 0, minimum: -low };

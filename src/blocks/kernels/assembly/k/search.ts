@@ -1,14 +1,14 @@
-// The scale of 16 values on levels -bound…bound - 1 with the least weighted squared error, by trials.
+// The scale of 16 or 32 values on levels -bound…bound - 1 with the least weighted squared error, by trials.
 //
 // Lanes are sub-blocks: each lane of a vector belongs to one of four sub-blocks, and the values are walked in
 // order. So every sum of a sub-block is taken in the order of ggml's scalar code and has the same bits.
 
 import { NEGLIGIBLE } from "../extreme";
 
-/** For four sub-blocks, transposed: value j of each, its weight and their product, 16 vectors of each. */
-export const turned: usize = memory.data(3 * 16 * 16, 16);
-export const WEIGHTS: usize = 16 * 16;
-const PRODUCTS: usize = 2 * 16 * 16;
+/** For four sub-blocks, transposed: value j of each, its weight and their product, up to 32 vectors of each. */
+export const turned: usize = memory.data(3 * 16 * 32, 16);
+export const WEIGHTS: usize = 16 * 32;
+const PRODUCTS: usize = 2 * 16 * 32;
 
 /** Sums of three trials: Σ weight·value·level and Σ weight·level² of the first, then of the others. */
 const sums: usize = memory.data(6 * 16, 16);
@@ -32,14 +32,22 @@ let best: v128 = i32x4.splat(0);
  * one before it.
  */
 // @ts-ignore: decorator
-@inline function sumThree(a: v128, b: v128, c: v128, bound: f32, upper: bool, lower: bool): void {
+@inline function sumThree(
+  count: usize,
+  a: v128,
+  b: v128,
+  c: v128,
+  bound: f32,
+  upper: bool,
+  lower: bool,
+): void {
   let productA = i32x4.splat(0);
   let squareA = i32x4.splat(0);
   let productB = i32x4.splat(0);
   let squareB = i32x4.splat(0);
   let productC = i32x4.splat(0);
   let squareC = i32x4.splat(0);
-  for (let at = turned; at < turned + 16 * 16; at += 16) {
+  for (let at = turned; at < turned + 16 * count; at += 16) {
     const x = v128.load(at);
     const weight = v128.load(at, WEIGHTS);
     const product = v128.load(at, PRODUCTS);
@@ -63,10 +71,10 @@ let best: v128 = i32x4.splat(0);
 
 /** The sums of a single trial. */
 // @ts-ignore: decorator
-@inline function sumOne(inverse: v128, bound: f32, upper: bool): void {
+@inline function sumOne(count: usize, inverse: v128, bound: f32, upper: bool): void {
   let product = i32x4.splat(0);
   let square = i32x4.splat(0);
-  for (let at = turned; at < turned + 16 * 16; at += 16) {
+  for (let at = turned; at < turned + 16 * count; at += 16) {
     const level = levelsFor(v128.load(at), inverse, bound, upper, false);
     product = f32x4.add(product, f32x4.mul(v128.load(at, PRODUCTS), level));
     square = f32x4.add(square, f32x4.mul(f32x4.mul(v128.load(at, WEIGHTS), level), level));
@@ -96,12 +104,20 @@ let best: v128 = i32x4.splat(0);
 }
 
 // @ts-ignore: decorator
-@inline function attempt(from: i32, to: i32, extreme: v128, bound: f32, upper: bool, lower: bool): void {
+@inline function attempt(
+  count: usize,
+  from: i32,
+  to: i32,
+  extreme: v128,
+  bound: f32,
+  upper: bool,
+  lower: bool,
+): void {
   for (let t = from; t < to; t += 3) {
     const a = trial(t, extreme, bound);
     const b = trial(t + 1, extreme, bound);
     const c = trial(t + 2, extreme, bound);
-    sumThree(a, b, c, bound, upper, lower);
+    sumThree(count, a, b, c, bound, upper, lower);
     settle(a, v128.load(sums), v128.load(sums, 16));
     settle(b, v128.load(sums, 32), v128.load(sums, 48));
     settle(c, v128.load(sums, 64), v128.load(sums, 80));
@@ -116,17 +132,17 @@ let best: v128 = i32x4.splat(0);
  * so never in the first four, and in no trial unless it is nearly as large as the extreme value.
  */
 // @ts-ignore: decorator
-@inline function tryAll(extreme: v128, bound: f32, upper: bool): void {
+@inline function tryAll(count: usize, extreme: v128, bound: f32, upper: bool): void {
   const start = f32x4.div(f32x4.splat(-bound), extreme);
-  sumOne(start, bound, upper);
+  sumOne(count, start, bound, upper);
   const product = v128.load(sums);
   const square = v128.load(sums, 16);
   bestScale = v128.andnot(f32x4.div(product, square), f32x4.eq(square, i32x4.splat(0)));
   bestInverse = start;
   best = f32x4.mul(bestScale, product);
-  attempt(0, 3, extreme, bound, false, false);
-  attempt(3, 12, extreme, bound, upper, false);
-  attempt(12, 18, extreme, bound, upper, true);
+  attempt(count, 0, 3, extreme, bound, false, false);
+  attempt(count, 3, 12, extreme, bound, upper, false);
+  attempt(count, 12, 18, extreme, bound, upper, true);
 }
 
 /**
@@ -134,13 +150,13 @@ let best: v128 = i32x4.splat(0);
  * levels they belong to (0 where all values are negligible).
  */
 // @ts-ignore: decorator
-@inline function search(bound: f32, scales: usize, inverses: usize): void {
+@inline function search(count: usize, bound: f32, scales: usize, inverses: usize): void {
   // The first value of largest magnitude, and the largest magnitude on the other side of zero.
   let extreme = i32x4.splat(0);
   let size = i32x4.splat(0);
   let high = i32x4.splat(0);
   let low = i32x4.splat(0);
-  for (let at = turned; at < turned + 16 * 16; at += 16) {
+  for (let at = turned; at < turned + 16 * count; at += 16) {
     const x = v128.load(at);
     v128.store(at, f32x4.mul(v128.load(at, WEIGHTS), x), PRODUCTS);
     const magnitude = f32x4.abs(x);
@@ -155,18 +171,28 @@ let best: v128 = i32x4.splat(0);
   const other = f32x4.pmin(high, f32x4.neg(low));
   // A little less than where a value of the other sign gets clamped in the last trial.
   const reach: f32 = ((bound - 0.5) / (bound + 0.9)) * 0.9999;
-  if (v128.any_true(f32x4.gt(other, f32x4.mul(size, f32x4.splat(reach))))) tryAll(extreme, bound, true);
-  else tryAll(extreme, bound, false);
+  if (v128.any_true(f32x4.gt(other, f32x4.mul(size, f32x4.splat(reach))))) tryAll(count, extreme, bound, true);
+  else tryAll(count, extreme, bound, false);
   v128.store(scales, v128.andnot(bestScale, nothing));
   v128.store(inverses, v128.andnot(bestInverse, nothing));
 }
 
-/** Searches scales on levels -32…31; see `search`. */
+/** Searches scales of 16 values on levels -32…31; see `search`. */
 export function search32(scales: usize, inverses: usize): void {
-  search(32, scales, inverses);
+  search(16, 32, scales, inverses);
 }
 
-/** Searches scales on levels -4…3; see `search`. */
+/** Searches scales of 16 values on levels -4…3; see `search`. */
 export function search4(scales: usize, inverses: usize): void {
-  search(4, scales, inverses);
+  search(16, 4, scales, inverses);
+}
+
+/** Searches scales of 32 values on levels -8…7; see `search`. */
+export function search8(scales: usize, inverses: usize): void {
+  search(32, 8, scales, inverses);
+}
+
+/** Searches scales of 32 values on levels -16…15; see `search`. */
+export function search16(scales: usize, inverses: usize): void {
+  search(32, 16, scales, inverses);
 }
