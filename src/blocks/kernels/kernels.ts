@@ -5,7 +5,17 @@ import type { BlockTypeName } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: readonly BlockTypeName[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K"];
+const targets: readonly BlockTypeName[] = [
+  "F32",
+  "F16",
+  "BF16",
+  "Q8_0",
+  "Q4_0",
+  "Q2_K",
+  "Q4_K",
+  "Q5_K",
+  "Q6_K",
+];
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([

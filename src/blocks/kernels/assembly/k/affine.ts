@@ -1,4 +1,5 @@
-// Q2_K, Q4_K and Q5_K: a scale and a minimum for every sub-block, on levels of one half each for all 256 values.
+// Q2_K, Q4_K and Q5_K: a searched scale and minimum for every sub-block, stored as levels of two halves that all
+// 256 values share.
 
 import { halves } from "../half";
 import { float } from "../number";
@@ -19,7 +20,15 @@ import {
   SUMS,
 } from "./affine-fields";
 import { placeByImportance, placeByMagnitude, placeBySpread, SET, sets } from "./affine-lanes";
-import { packFifthBits, packNibbles, packPairs, packPairsOfBits, packScales, pairOf, scalesOf } from "./affine-pack";
+import {
+  packFifthBits,
+  packNibbles,
+  packPairs,
+  packPairsOfBits,
+  packScales,
+  pairOf,
+  scalesOf,
+} from "./affine-pack";
 import { searchScales, spreadScales } from "./affine-scales";
 import { finish, search } from "./affine-search";
 
@@ -203,7 +212,7 @@ function meanSquares(x: usize, blocks: usize): void {
   }
 }
 
-/** Encodes up to 16 blocks. */
+/** Encodes up to 16 blocks: as many as the fields hold and as a chunk of `rows.ts` has. */
 // @ts-ignore: decorator
 @inline function encode(target: i32, x: usize, weights: usize, output: usize, blocks: usize): void {
   if (weights != 0) meanSquares(x, blocks);
