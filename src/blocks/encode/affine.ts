@@ -40,7 +40,7 @@ export function affineSearch(
   return { top, numerators, absolute };
 }
 
-/** Scale and minimum of a sub-block, both 0 or more apart from rounding; a value is scale · level − minimum. */
+/** Scale and minimum of a sub-block: a value is scale · level − minimum. Hardly ever is the scale negative. */
 export interface AffineScale {
   readonly scale: number;
   readonly minimum: number;
