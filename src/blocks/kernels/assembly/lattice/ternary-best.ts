@@ -13,9 +13,9 @@
 // cuts are taken.
 
 /** Fraction of the greatest score that a contender may lack. */
-export const MARGIN: f32 = 1.0 / 256;
+export const MARGIN: f32 = 1.0 / 512;
 /** Most contenders. */
-export const MOST: i32 = 64;
+export const MOST: i32 = 48;
 
 /** Scores, weights and their products that are safe from overflow, and from loss by underflow. */
 const SMALL: f32 = 1e-27;
@@ -28,8 +28,8 @@ export let shifts: i32 = -1;
 export let scale: f32 = 0;
 let score: f32 = 0;
 
-/** Cuts with a contender: `low` and `high`, two bytes. */
-const cuts: usize = memory.data(2 * 64, 16);
+/** Cuts with a contender, in order: `low` in the high byte, `high` in the low one. */
+const cuts: usize = memory.data(2 * 48, 16);
 let cutCount: i32 = 0;
 let contenders: i32 = 0;
 
@@ -62,13 +62,30 @@ let contenders: i32 = 0;
   return least > SMALL && most < LARGE;
 }
 
-/** Notes the cuts at `low` and from `high` on, one for each lane in `lanes`, and `more` contenders. */
+/** Lanes of the cuts at `low` and from `high` on that are cuts: `low` is not above `high`. */
 // @ts-ignore: decorator
-@inline export function note(atLow: i32, fromHigh: i32, lanes: i32, more: i32): bool {
-  contenders += more;
+@inline export function cutLanes(low: i32, high: i32): i32 {
+  return (15 << max(0, low - high)) & 15;
+}
+
+/** Notes a cut in the order in which cuts are taken. */
+function noteOne(atLow: i32, atHigh: i32): void {
+  const order = (atLow << 8) | atHigh;
+  let at = cuts + 2 * cutCount++;
+  while (at > cuts && <i32>load<u16>(at - 2) > order) {
+    store<u16>(at, load<u16>(at - 2));
+    at -= 2;
+  }
+  store<u16>(at, order);
+}
+
+/** Notes the cuts at `low` and from `high` on, one for each lane in `lanes`; false when they have too many contenders. */
+// @ts-ignore: decorator
+@inline export function note(atLow: i32, fromHigh: i32, lanes: i32, count: i32): bool {
+  contenders += count;
   if (contenders > MOST) return false;
   while (lanes !== 0) {
-    store<u16>(cuts + 2 * cutCount++, atLow | ((fromHigh + ctz(lanes)) << 8));
+    noteOne(atLow, fromHigh + ctz(lanes));
     lanes &= lanes - 1;
   }
   return true;
@@ -81,17 +98,19 @@ let contenders: i32 = 0;
 
 // @ts-ignore: decorator
 @inline export function notedLow(index: i32): i32 {
-  return load<u8>(cuts + 2 * index);
+  return load<u8>(cuts + 2 * index, 1);
 }
 
 // @ts-ignore: decorator
 @inline export function notedHigh(index: i32): i32 {
-  return load<u8>(cuts + 2 * index, 1);
+  return load<u8>(cuts + 2 * index);
 }
 
-/** The largest of four lanes. */
+/** The largest of those lanes that are in `lanes`, or 0. */
 // @ts-ignore: decorator
-@inline export function largestLane(lanes: v128): f32 {
-  const pairs = f32x4.pmax(lanes, v128.shuffle<i32>(lanes, lanes, 2, 3, 0, 1));
+@inline export function largestOf(values: v128, lanes: i32): f32 {
+  const bits = v128.and(i32x4.splat(lanes), i32x4(1, 2, 4, 8));
+  const own = v128.andnot(values, i32x4.eq(bits, i32x4.splat(0)));
+  const pairs = f32x4.pmax(own, v128.shuffle<i32>(own, own, 2, 3, 0, 1));
   return max(f32x4.extract_lane(pairs, 0), f32x4.extract_lane(pairs, 1));
 }

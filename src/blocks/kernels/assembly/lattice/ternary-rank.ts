@@ -83,13 +83,56 @@ const sums: usize = memory.data(4 * 384, 16);
   }
 }
 
-/** The largest magnitudes of the four sub-blocks that were ranked. */
+/** Guesses for four sub-blocks, by lane: `low` and `high` of two cuts. */
+const guesses: usize = memory.data(4 * 16, 16);
+
+/** Guesses of sub-block `s` of four. */
 // @ts-ignore: decorator
-@inline export function largestOfFour(size: usize): v128 {
+@inline export function guessesOf(s: i32): usize {
+  return guesses + 4 * <usize>s;
+}
+
+// @ts-ignore: decorator
+@inline export function guessedLow(guess: usize, index: usize): i32 {
+  return load<i32>(guess + 32 * index);
+}
+
+// @ts-ignore: decorator
+@inline export function guessedHigh(guess: usize, index: usize): i32 {
+  return load<i32>(guess + 32 * index, 16);
+}
+
+/**
+ * Guesses cuts of the four sub-blocks that were ranked: where values round to levels shifted up, and to levels shifted
+ * down, at a scale that is usual for normal values. Returns the largest magnitudes.
+ */
+// @ts-ignore: decorator
+@inline export function guessFour(size: usize): v128 {
   let most = i32x4.splat(0);
+  let sum = i32x4.splat(0);
   for (let j: usize = 0; j < 16 * size; j += 16) {
-    most = f32x4.pmax(most, f32x4.abs(v128.load(turned + j)));
+    const magnitude = f32x4.abs(v128.load(turned + j));
+    most = f32x4.pmax(most, magnitude);
+    sum = f32x4.add(sum, magnitude);
   }
+  const scale = f32x4.mul(sum, f32x4.splat(<f32>1.6 / <f32>size));
+  const upLow = f32x4.mul(scale, f32x4.splat(-0.375));
+  const upHigh = f32x4.mul(scale, f32x4.splat(0.625));
+  let a = i32x4.splat(0);
+  let b = i32x4.splat(0);
+  let c = i32x4.splat(0);
+  let d = i32x4.splat(0);
+  for (let j: usize = 0; j < 16 * size; j += 16) {
+    const x = v128.load(turned + j);
+    a = i32x4.sub(a, f32x4.lt(x, upLow));
+    b = i32x4.sub(b, f32x4.lt(x, upHigh));
+    c = i32x4.sub(c, f32x4.lt(x, f32x4.neg(upHigh)));
+    d = i32x4.sub(d, f32x4.lt(x, f32x4.neg(upLow)));
+  }
+  v128.store(guesses, a);
+  v128.store(guesses, b, 16);
+  v128.store(guesses, c, 32);
+  v128.store(guesses, d, 48);
   return most;
 }
 

@@ -4,24 +4,25 @@
 import {
   MARGIN,
   begin,
+  cutLanes,
   isSafe,
-  largestLane,
+  largestOf,
   note,
   notedCuts,
   notedHigh,
   notedLow,
   take,
 } from "./ternary-best";
-import { sumsStride } from "./ternary-rank";
+import { guessedHigh, guessedLow, sumsStride } from "./ternary-rank";
 
 /** Shifts of four groups. */
 const UP: i32 = 0;
 const DOWN: i32 = 15;
 
-/** For the scan: running sums of products, scaled, and of weights times 1.25 and 0.75; 33 and room for more. */
+/** For the scan: running sums of products, scaled, and of weights times 0.75 and 1.25; 33 and room for more. */
 const scaled: usize = memory.data(4 * 40, 16);
-const upSquares: usize = memory.data(4 * 40, 16);
-const downSquares: usize = memory.data(4 * 40, 16);
+const upRows: usize = memory.data(4 * 40, 16);
+const downRows: usize = memory.data(4 * 40, 16);
 
 // @ts-ignore: decorator
 @inline function at(sums: usize, index: i32): f32 {
@@ -60,50 +61,74 @@ function takeAll(products: usize, weights: usize): void {
   }
 }
 
+/** What the cuts at `low` and from `high` on add to the contenders. */
+// @ts-ignore: decorator
+@inline function consider(low: i32, high: i32, up: v128, upSquare: v128, down: v128, downSquare: v128): bool {
+  const lanes = cutLanes(low, high);
+  const upLanes = i32x4.bitmask(f32x4.ge(up, upSquare)) & lanes;
+  const downLanes = i32x4.bitmask(f32x4.ge(down, downSquare)) & lanes;
+  if ((upLanes | downLanes) === 0) return true;
+  const ratios = f32x4.pmax(f32x4.div(up, upSquare), f32x4.div(down, downSquare));
+  rise = max(rise, largestOf(ratios, lanes));
+  return note(low, high, upLanes | downLanes, popcnt(upLanes) + popcnt(downLanes));
+}
+
+/** Greatest score seen since the bound was raised, as a multiple of the bound. */
+let rise: f32 = 0;
+
 /** Notes the contenders; false when there are too many. `known` is the score of a cut. */
 function scan(products: usize, weights: usize, known: f32): bool {
   const total = at(products, 32);
-  const weight = at(weights, 32);
+  const upWeight = f32x4.splat(at(weights, 32) * <f32>1.265625);
+  const downWeight = f32x4.splat(at(weights, 32) * <f32>0.765625);
   for (let i: usize = 0; i < 144; i += 16) {
     const sums = v128.load(weights + i);
-    v128.store(upSquares + i, f32x4.mul(sums, f32x4.splat(1.25)));
-    v128.store(downSquares + i, f32x4.mul(sums, f32x4.splat(0.75)));
+    v128.store(upRows + i, f32x4.mul(sums, f32x4.splat(0.75)));
+    v128.store(downRows + i, f32x4.mul(sums, f32x4.splat(1.25)));
   }
-  // Behind the last cut there is none.
-  v128.store(upSquares + 132, f32x4.splat(-Infinity));
-  v128.store(downSquares + 132, f32x4.splat(-Infinity));
   let bound = known * (1 - MARGIN);
   let by: f32 = 1 / sqrt(bound);
   scaleProducts(products, by);
-  for (let low = 0; low <= 32; low++) {
-    const up = f32x4.splat(weight * <f32>1.265625 + at(weights, low) * <f32>0.75);
-    const down = f32x4.splat(weight * <f32>0.765625 + at(weights, low) * <f32>1.25);
-    let upTotal = f32x4.splat(total * by * <f32>1.125 - at(scaled, low));
-    let downTotal = f32x4.splat(total * by * <f32>0.875 - at(scaled, low));
-    for (let high = low; high <= 32; high += 4) {
-      const offset: usize = 4 * <usize>high;
-      const sums = v128.load(scaled + offset);
-      const upProduct = f32x4.sub(upTotal, sums);
-      const downProduct = f32x4.sub(downTotal, sums);
-      const upScore = f32x4.mul(upProduct, upProduct);
-      const downScore = f32x4.mul(downProduct, downProduct);
-      const upSquare = f32x4.sub(up, v128.load(upSquares + offset));
-      const downSquare = f32x4.sub(down, v128.load(downSquares + offset));
-      const upHits = f32x4.ge(upScore, upSquare);
-      const downHits = f32x4.ge(downScore, downSquare);
-      const hits = v128.or(upHits, downHits);
-      if (!v128.any_true(hits)) continue;
-      const upLanes = i32x4.bitmask(upHits);
-      const downLanes = i32x4.bitmask(downHits);
-      if (!note(low, high, upLanes | downLanes, popcnt(upLanes) + popcnt(downLanes))) return false;
-      const ratios = f32x4.pmax(f32x4.div(upScore, upSquare), f32x4.div(downScore, downSquare));
-      const rise = largestLane(ratios) * (1 - MARGIN);
+  const scaledTotal = total * by;
+  // All values on one level: it does not matter on which.
+  if (scaledTotal * scaledTotal >= at(weights, 32) && !note(0, 0, 1, 2)) return false;
+  for (let high = 1; high < 32; high += 4) {
+    const offset = <usize>high << 2;
+    const upSquares = f32x4.sub(upWeight, v128.load(downRows + offset));
+    const downSquares = f32x4.sub(downWeight, v128.load(upRows + offset));
+    let sums = v128.load(scaled + offset);
+    let upProducts = f32x4.sub(f32x4.splat(total * by * <f32>1.125), sums);
+    let downProducts = f32x4.sub(f32x4.splat(total * by * <f32>0.875), sums);
+    for (let low = 0; low < high + 4; low += 2) {
+      const row = <usize>low << 2;
+      let sum = v128.load32_splat(scaled + row);
+      let up = f32x4.sub(upProducts, sum);
+      let down = f32x4.sub(downProducts, sum);
+      up = f32x4.mul(up, up);
+      down = f32x4.mul(down, down);
+      const upSquare = f32x4.add(upSquares, v128.load32_splat(upRows + row));
+      const downSquare = f32x4.add(downSquares, v128.load32_splat(downRows + row));
+      sum = v128.load32_splat(scaled + row, 4);
+      let up2 = f32x4.sub(upProducts, sum);
+      let down2 = f32x4.sub(downProducts, sum);
+      up2 = f32x4.mul(up2, up2);
+      down2 = f32x4.mul(down2, down2);
+      const upSquare2 = f32x4.add(upSquares, v128.load32_splat(upRows + row, 4));
+      const downSquare2 = f32x4.add(downSquares, v128.load32_splat(downRows + row, 4));
+      const hits = v128.or(f32x4.ge(up, upSquare), f32x4.ge(down, downSquare));
+      const hits2 = v128.or(f32x4.ge(up2, upSquare2), f32x4.ge(down2, downSquare2));
+      if (!v128.any_true(v128.or(hits, hits2))) continue;
+      rise = 0;
+      if (!consider(low, high, up, upSquare, down, downSquare)) return false;
+      if (!consider(low + 1, high, up2, upSquare2, down2, downSquare2)) return false;
+      rise *= 1 - MARGIN;
       if (rise > 1) {
         bound *= rise;
         by = <f32>1 / sqrt(bound);
         scaleProducts(products, by);
-        upTotal = f32x4.splat(total * by * <f32>1.125 - at(scaled, low));
-        downTotal = f32x4.splat(total * by * <f32>0.875 - at(scaled, low));
+        sums = v128.load(scaled + offset);
+        upProducts = f32x4.sub(f32x4.splat(total * by * <f32>1.125), sums);
+        downProducts = f32x4.sub(f32x4.splat(total * by * <f32>0.875), sums);
       }
     }
   }
@@ -123,10 +148,13 @@ function scan(products: usize, weights: usize, known: f32): bool {
   return max((up * up) / upSquare, (down * down) / downSquare);
 }
 
-/** Finds the best cut from the running sums of a sub-block. */
-export function searchTogether(sums: usize): void {
+/** Finds the best cut from the running sums of a sub-block. One of the cuts of `guess` should be good. */
+export function searchTogether(sums: usize, guess: usize): void {
   const weights = sums + sumsStride(32);
-  let known = max(scoreOf(sums, weights, 9, 26), scoreOf(sums, weights, 6, 23));
+  const known = max(
+    scoreOf(sums, weights, guessedLow(guess, 0), guessedHigh(guess, 0)),
+    scoreOf(sums, weights, guessedLow(guess, 1), guessedHigh(guess, 1)),
+  );
   begin();
   if (!isSafe(known, at(weights, 32)) || !scan(sums, weights, known)) {
     takeAll(sums, weights);

@@ -8,7 +8,7 @@ import { halfOf } from "../half";
 import { searchApart } from "./ternary-apart";
 import { high, low, scale, shifts } from "./ternary-best";
 import { nearestVector } from "./ternary-point";
-import { largestOfFour, rankFour, ranks, sumApart, sumTogether, sumsOf } from "./ternary-rank";
+import { guessFour, guessesOf, rankFour, ranks, sumApart, sumTogether, sumsOf } from "./ternary-rank";
 import { entryOf, pointValues } from "./ternary-tables";
 import { searchTogether } from "./ternary-together";
 
@@ -144,14 +144,14 @@ const four: usize = memory.data(2 * 16, 16);
   rankFour(x, size);
   if (size === 32) sumTogether(products + offset, weighted + offset);
   else sumApart(products + offset, weighted + offset);
-  const nothing = i32x4.bitmask(f32x4.lt(largestOfFour(size), f32x4.splat(negligible)));
+  const nothing = i32x4.bitmask(f32x4.lt(guessFour(size), f32x4.splat(negligible)));
   let found = 0;
   for (let i = 0; i < 4; i++) {
     store<f32>(scales + 4 * (s + i), 0);
     store<u8>(down + s + i, 0);
     if (((nothing >> i) & 1) !== 0) continue;
-    if (size === 32) searchTogether(sumsOf(i));
-    else searchApart(sumsOf(i));
+    if (size === 32) searchTogether(sumsOf(i), guessesOf(i));
+    else searchApart(sumsOf(i), guessesOf(i));
     if (shifts < 0) continue;
     found |= 1 << i;
     const flip = scale < 0;
