@@ -61,13 +61,19 @@ function runningSums(terms: readonly number[]): Float32Array {
   return sums;
 }
 
+function sum(a: number, b: number, c: number): number {
+  return fround(fround(a + b) + c);
+}
+
+function times(value: number, level: number): number {
+  return fround(value * level);
+}
+
 /** The cut of 32 values, all of whose levels are shifted alike. */
 const searchTogether: Search = (order, x, weights) => {
   const products = runningSums(order.map((i) => fround(weights[i]! * x[i]!)));
   const squares = runningSums(order.map((i) => weights[i]!));
   const count = order.length;
-  const sum = (a: number, b: number, c: number): number => fround(fround(a + b) + c);
-  const times = (value: number, level: number): number => fround(value * level);
   const best = new Best();
   for (let low = 0; low <= count; low++) {
     for (let high = low; high <= count; high++) {

@@ -21,7 +21,7 @@ export function base(): usize {
  * of them in one run is rare.
  */
 export function tableBytes(target: i32): i32 {
-  if (target === 19 || target === 29) return ternaryTableBytes(target);
+  if (target === 19 || target === 29) return ternaryTableBytes();
   return latticeTableBytes(target);
 }
 
@@ -30,7 +30,7 @@ export function tableBytes(target: i32): i32 {
  * them, and `tableBytes` bytes are free there, aligned to 64.
  */
 export function makeTables(target: i32, at: usize): void {
-  if (target === 19 || target === 29) makeTernaryTables(target, at);
+  if (target === 19 || target === 29) makeTernaryTables(at);
   else makeLatticeTables(target, at);
 }
 

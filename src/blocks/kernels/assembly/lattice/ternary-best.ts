@@ -1,0 +1,116 @@
+// The best cut of a sub-block, and why most cuts need no look.
+//
+// ggml takes the cuts in turn and keeps a new one when product² > best · square in float32, where a cut's score is
+// product² / square and `best` the rounded score of the one kept. Roundings make this more than a maximum: a cut
+// within some 2^-22 of the best may win or lose. But cuts whose scores lie below the greatest by more than
+// `MARGIN` have no say: take only the others, k of them, in the same order. Between the margin and the greatest
+// score the running maximum must somewhere rise by a factor of at least 1 + MARGIN / k. A cut that rises more than
+// the roundings is taken whatever was kept before, and from there on both processions are the same; what is
+// kept can then sink by no more than the roundings of k comparisons. With at most `MOST` contenders,
+// MARGIN > k·(2k + 3)·2^-21.6 holds, with room for the scan, whose scores are off by less than 2^-13.
+//
+// Where there are more of them (equal values), or where products leave the normal range of float32, all
+// cuts are taken.
+
+/** Fraction of the greatest score that a contender may lack. */
+export const MARGIN: f32 = 1.0 / 512;
+/** Most contenders. */
+export const MOST: i32 = 48;
+
+/** Scores, weights and their products that are safe from overflow, and from loss by underflow. */
+const SMALL: f32 = 1e-27;
+const LARGE: f32 = 1e30;
+
+/** The best cut so far; `shifts` has bit g set when the levels of group g are shifted down, -1 before any cut. */
+export let low: i32 = 0;
+export let high: i32 = 0;
+export let shifts: i32 = -1;
+export let scale: f32 = 0;
+let score: f32 = 0;
+
+/** Cuts with a contender, in order: `low` in the high byte, `high` in the low one. */
+const cuts: usize = memory.data(2 * 48, 16);
+let cutCount: i32 = 0;
+let contenders: i32 = 0;
+
+/** Starts a search. */
+// @ts-ignore: decorator
+@inline export function begin(): void {
+  shifts = -1;
+  score = -f32.MAX_VALUE;
+  cutCount = 0;
+  contenders = 0;
+}
+
+/** Takes a cut if it is better. */
+// @ts-ignore: decorator
+@inline export function take(product: f32, square: f32, atLow: i32, atHigh: i32, withShifts: i32): void {
+  if (square > 0 && product * product > score * square) {
+    scale = product / square;
+    score = scale * product;
+    low = atLow;
+    high = atHigh;
+    shifts = withShifts;
+  }
+}
+
+/** Whether contenders can be told from the rest by a score that one of the cuts has, and the sum of weights. */
+// @ts-ignore: decorator
+@inline export function isSafe(known: f32, weight: f32): bool {
+  const least = min(min(known, weight), known * weight);
+  const most = max(max(known, weight), known * weight);
+  return least > SMALL && most < LARGE;
+}
+
+/** Lanes of the cuts at `low` and from `high` on that are cuts: `low` is not above `high`. */
+// @ts-ignore: decorator
+@inline export function cutLanes(low: i32, high: i32): i32 {
+  return (15 << max(0, low - high)) & 15;
+}
+
+/** Notes a cut in the order in which cuts are taken. */
+function noteOne(atLow: i32, atHigh: i32): void {
+  const order = (atLow << 8) | atHigh;
+  let at = cuts + 2 * cutCount++;
+  while (at > cuts && <i32>load<u16>(at - 2) > order) {
+    store<u16>(at, load<u16>(at - 2));
+    at -= 2;
+  }
+  store<u16>(at, order);
+}
+
+/** Notes the cuts at `low` and from `high` on, one for each lane in `lanes`; false when they have too many contenders. */
+// @ts-ignore: decorator
+@inline export function note(atLow: i32, fromHigh: i32, lanes: i32, count: i32): bool {
+  contenders += count;
+  if (contenders > MOST) return false;
+  while (lanes !== 0) {
+    noteOne(atLow, fromHigh + ctz(lanes));
+    lanes &= lanes - 1;
+  }
+  return true;
+}
+
+// @ts-ignore: decorator
+@inline export function notedCuts(): i32 {
+  return cutCount;
+}
+
+// @ts-ignore: decorator
+@inline export function notedLow(index: i32): i32 {
+  return load<u8>(cuts + 2 * index, 1);
+}
+
+// @ts-ignore: decorator
+@inline export function notedHigh(index: i32): i32 {
+  return load<u8>(cuts + 2 * index);
+}
+
+/** The largest of those lanes that are in `lanes`, or 0. */
+// @ts-ignore: decorator
+@inline export function largestOf(values: v128, lanes: i32): f32 {
+  const bits = v128.and(i32x4.splat(lanes), i32x4(1, 2, 4, 8));
+  const own = v128.andnot(values, i32x4.eq(bits, i32x4.splat(0)));
+  const pairs = f32x4.pmax(own, v128.shuffle<i32>(own, own, 2, 3, 0, 1));
+  return max(f32x4.extract_lane(pairs, 0), f32x4.extract_lane(pairs, 1));
+}
