@@ -2,6 +2,8 @@ import { BlockError } from "../errors.js";
 import { floatsToBfloats, floatsToHalves } from "../floats.js";
 import { rowBytes } from "../table.js";
 import type { BlockTypeName, Encoder } from "../types.js";
+import { encodeIQ2_S, encodeIQ2_XS, encodeIQ2_XXS } from "./lattice/iq2.js";
+import { encodeIQ3_S, encodeIQ3_XXS } from "./lattice/iq3.js";
 import { encodeQ4_0 } from "./q4_0.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
@@ -17,6 +19,11 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q8_0", encodeQ8_0],
   ["Q4_0", encodeQ4_0],
   ["Q6_K", encodeQ6_K],
+  ["IQ2_XXS", encodeIQ2_XXS],
+  ["IQ2_XS", encodeIQ2_XS],
+  ["IQ2_S", encodeIQ2_S],
+  ["IQ3_XXS", encodeIQ3_XXS],
+  ["IQ3_S", encodeIQ3_S],
 ]);
 
 /** Types that `encode` and the kernels can write. */
