@@ -5,7 +5,19 @@ import type { BlockTypeName } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: readonly BlockTypeName[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K"];
+const targets: readonly BlockTypeName[] = [
+  "F32",
+  "F16",
+  "BF16",
+  "Q8_0",
+  "Q4_0",
+  "Q6_K",
+  "IQ2_XXS",
+  "IQ2_XS",
+  "IQ2_S",
+  "IQ3_XXS",
+  "IQ3_S",
+];
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -19,7 +31,7 @@ const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
 ]);
 
 /** Types that the kernels can take an importance for. */
-const weighted: ReadonlySet<BlockTypeName> = new Set();
+const weighted: ReadonlySet<BlockTypeName> = new Set(["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
