@@ -19,7 +19,7 @@ export let lead: f32 = 0;
 
 /** The current list: its first vector of words, and how many there are. */
 let list: usize = 0;
-let vectors: usize = 0;
+export let bytes: usize = 0;
 
 /** Step k of four words. */
 // @ts-ignore: decorator
@@ -37,12 +37,80 @@ let vectors: usize = 0;
   return f32x4.add(sum, f32x4.mul(v128.load32_splat(doubles + at + 4 * k), steps));
 }
 
-/** Makes a list the current one and computes A and B for the group at `at` (in bytes). */
+/**
+ * Pairs of A and B of two elements of eight, by the code of their digits: in `leftPairs` those of elements 0 and 1
+ * beside those of 2 and 3, in `rightPairs` of the others.
+ */
+const leftPairs: usize = memory.data(16 * 9, 16);
+const rightPairs: usize = memory.data(16 * 9, 16);
+
+// @ts-ignore: decorator
+@inline function storePair(code: usize, slope: v128, offset: v128): void {
+  v128.store(leftPairs + 16 * code, v128.shuffle<i32>(slope, offset, 0, 4, 1, 5));
+  v128.store(rightPairs + 16 * code, v128.shuffle<i32>(slope, offset, 2, 6, 3, 7));
+}
+
+/** Fills the pairs for the group of eight at `at` (in bytes). Lanes are the four pairs of elements. */
+export function weighPairs(at: usize): void {
+  const three = f32x4.splat(3);
+  const five = f32x4.splat(5);
+  let a = v128.load(roots + at);
+  let b = v128.load(roots + at, 16);
+  const even = v128.shuffle<i32>(a, b, 0, 2, 4, 6);
+  const even3 = f32x4.mul(even, f32x4.splat(9));
+  const even5 = f32x4.mul(even, f32x4.splat(25));
+  const odd = v128.shuffle<i32>(a, b, 1, 3, 5, 7);
+  a = v128.load(doubles + at);
+  b = v128.load(doubles + at, 16);
+  const evenDouble = v128.shuffle<i32>(a, b, 0, 2, 4, 6);
+  const evenDouble3 = f32x4.mul(evenDouble, three);
+  const evenDouble5 = f32x4.mul(evenDouble, five);
+  const oddDouble = v128.shuffle<i32>(a, b, 1, 3, 5, 7);
+  storePair(0, f32x4.add(even, odd), f32x4.add(evenDouble, oddDouble));
+  storePair(1, f32x4.add(even3, odd), f32x4.add(evenDouble3, oddDouble));
+  storePair(2, f32x4.add(even5, odd), f32x4.add(evenDouble5, oddDouble));
+  a = f32x4.mul(odd, f32x4.splat(9));
+  b = f32x4.mul(oddDouble, three);
+  storePair(3, f32x4.add(even, a), f32x4.add(evenDouble, b));
+  storePair(4, f32x4.add(even3, a), f32x4.add(evenDouble3, b));
+  storePair(5, f32x4.add(even5, a), f32x4.add(evenDouble5, b));
+  a = f32x4.mul(odd, f32x4.splat(25));
+  b = f32x4.mul(oddDouble, five);
+  storePair(6, f32x4.add(even, a), f32x4.add(evenDouble, b));
+  storePair(7, f32x4.add(even3, a), f32x4.add(evenDouble3, b));
+  storePair(8, f32x4.add(even5, a), f32x4.add(evenDouble5, b));
+}
+
+/** A and B of two neighbours whose codes of pairs are at `codes`. */
+// @ts-ignore: decorator
+@inline function twoOfEight(codes: usize): v128 {
+  let a = v128.load64_zero(leftPairs + <usize>load<u8>(codes));
+  let b = v128.load64_zero(leftPairs + 8 + <usize>load<u8>(codes, 1));
+  let c = v128.load64_zero(rightPairs + <usize>load<u8>(codes, 2));
+  let d = v128.load64_zero(rightPairs + 8 + <usize>load<u8>(codes, 3));
+  a = v128.load64_lane(leftPairs + <usize>load<u8>(codes, 4), a, 1);
+  b = v128.load64_lane(leftPairs + 8 + <usize>load<u8>(codes, 5), b, 1);
+  c = v128.load64_lane(rightPairs + <usize>load<u8>(codes, 6), c, 1);
+  d = v128.load64_lane(rightPairs + 8 + <usize>load<u8>(codes, 7), d, 1);
+  return f32x4.add(f32x4.add(a, b), f32x4.add(c, d));
+}
+
+/** Makes a list the current one and computes A and B for the group at `at`; `weighPairs` went before for eight. */
 // @ts-ignore: decorator
 @inline export function weighNeighbours(entry: i32, at: usize, eight: bool): void {
   list = base + entry + 16;
-  vectors = load<i32>(base + entry);
-  for (let i: usize = 0; i < 16 * vectors; i += 16) {
+  bytes = 4 * <usize>load<i32>(base + entry);
+  if (eight) {
+    const codes = list + ((bytes + 15) & ~15);
+    for (let i: usize = 0; i < bytes; i += 16) {
+      const a = twoOfEight(codes + i);
+      const b = twoOfEight(codes + i + 8);
+      v128.store(slopes + i, v128.shuffle<i32>(a, b, 0, 2, 4, 6));
+      v128.store(offsets + i, v128.shuffle<i32>(a, b, 1, 3, 5, 7));
+    }
+    return;
+  }
+  for (let i: usize = 0; i < bytes; i += 16) {
     const words = v128.load(list + i);
     let steps = step(words, 0);
     let slope = f32x4.mul(f32x4.mul(v128.load32_splat(roots + at), steps), steps);
@@ -56,20 +124,6 @@ let vectors: usize = 0;
     steps = step(words, 3);
     slope = addSlope(slope, at, 3, steps);
     offset = addOffset(offset, at, 3, steps);
-    if (eight) {
-      steps = step(words, 4);
-      slope = addSlope(slope, at, 4, steps);
-      offset = addOffset(offset, at, 4, steps);
-      steps = step(words, 5);
-      slope = addSlope(slope, at, 5, steps);
-      offset = addOffset(offset, at, 5, steps);
-      steps = step(words, 6);
-      slope = addSlope(slope, at, 6, steps);
-      offset = addOffset(offset, at, 6, steps);
-      steps = step(words, 7);
-      slope = addSlope(slope, at, 7, steps);
-      offset = addOffset(offset, at, 7, steps);
-    }
     v128.store(slopes + i, slope);
     v128.store(offsets + i, offset);
   }
@@ -105,7 +159,7 @@ export function leader(scale: f32): i32 {
   let best = f32x4.splat(Infinity);
   let second = best;
   let words = i32x4.splat(0);
-  for (let i: usize = 0; i < 16 * vectors; i += 16) {
+  for (let i: usize = 0; i < bytes; i += 16) {
     const estimate = f32x4.sub(f32x4.mul(by, v128.load(slopes + i)), v128.load(offsets + i));
     words = v128.bitselect(v128.load(list + i), words, f32x4.lt(estimate, best));
     second = f32x4.pmin(second, f32x4.pmax(best, estimate));
@@ -129,6 +183,39 @@ export function leader(scale: f32): i32 {
   return load<i32>(lanes + 4 * <usize>lane);
 }
 
+/**
+ * Writes the words of the neighbours with the least estimates in trials `t` to `t + 7`. Returns the trials, as bits
+ * from 1 for `t`, in which one leads by more than the doubt. Lanes are trials.
+ */
+export function leadersOf(scales: usize, to: usize, doubt: f32): i32 {
+  const scaleA = v128.load(scales);
+  const scaleB = v128.load(scales, 16);
+  let bestA = f32x4.splat(Infinity);
+  let bestB = bestA;
+  let secondA = bestA;
+  let secondB = bestA;
+  let wordsA = i32x4.splat(0);
+  let wordsB = wordsA;
+  for (let i: usize = 0; i < bytes; i += 4) {
+    const slope = v128.load32_splat(slopes + i);
+    const offset = v128.load32_splat(offsets + i);
+    const word = v128.load32_splat(list + i);
+    const estimateA = f32x4.sub(f32x4.mul(scaleA, slope), offset);
+    const estimateB = f32x4.sub(f32x4.mul(scaleB, slope), offset);
+    wordsA = v128.bitselect(word, wordsA, f32x4.lt(estimateA, bestA));
+    wordsB = v128.bitselect(word, wordsB, f32x4.lt(estimateB, bestB));
+    secondA = f32x4.pmin(secondA, f32x4.pmax(bestA, estimateA));
+    secondB = f32x4.pmin(secondB, f32x4.pmax(bestB, estimateB));
+    bestA = f32x4.pmin(bestA, estimateA);
+    bestB = f32x4.pmin(bestB, estimateB);
+  }
+  v128.store(to, wordsA);
+  v128.store(to, wordsB, 16);
+  const least = f32x4.splat(doubt);
+  const clearA = i32x4.bitmask(f32x4.gt(f32x4.sub(secondA, bestA), least));
+  return clearA | (i32x4.bitmask(f32x4.gt(f32x4.sub(secondB, bestB), least)) << 4);
+}
+
 // @ts-ignore: decorator
 @inline function addError(sum: v128, words: v128, at: usize, k: i32, scale: v128): v128 {
   const difference = f32x4.sub(f32x4.mul(scale, step(words, k)), v128.load32_splat(sizes + at + 4 * <usize>k));
@@ -140,7 +227,7 @@ export function leader(scale: f32): i32 {
 // @ts-ignore: decorator
 @inline export function nearest(entry: i32, at: usize, scale: f32, eight: bool): i32 {
   const first = base + entry + 16;
-  const end: usize = 16 * <usize>load<i32>(base + entry);
+  const end: usize = 4 * <usize>load<i32>(base + entry);
   const by = f32x4.splat(scale);
   let best = f32x4.splat(f32.MAX_VALUE);
   let places = i32x4.splat(0);

@@ -5,24 +5,25 @@
 // trials that give a group the same code are served together; see `neighbours.ts`.
 
 import { digitsOf, products, reachOf, sizes, weights } from "./block";
-import { doubtOf, lead, leader, nearest, weighNeighbours } from "./neighbours";
+import { bytes, doubtOf, lead, leader, leadersOf, nearest, weighNeighbours, weighPairs } from "./neighbours";
 import { entryOf, indexOf, ON_GRID } from "./tables";
 
 /** Room for trials, a multiple of 8. */
 const TRIALS: usize = 32;
+const LONG: usize = 80;
 
 /** Inverse scales that are tried, times the extreme of the sub-block. */
 const numerators: usize = memory.data(4 * 32, 16);
 let trials: i32 = 0;
 /** Inverse scales and scales of the trials. */
 const inverses: usize = memory.data(4 * 32, 16);
-const scales: usize = memory.data(4 * 32, 16);
+const scales: usize = memory.data(4 * 40, 16);
 /** Codes of a group by trial, with room to read one behind. */
 const codes: usize = memory.data(4 * 36, 16);
 /** Where elements of a group rise to their higher digit. */
 const bounds: usize = memory.data(4 * 8, 16);
 /** Words of up to eight groups by trial. */
-const words: usize = memory.data(4 * 32 * 8, 16);
+const words: usize = memory.data(4 * (32 * 8 + 8), 16);
 /** Sums of w·x·step and of w·step² by trial. */
 const products1: usize = memory.data(4 * 32, 16);
 const squares1: usize = memory.data(4 * 32, 16);
@@ -118,10 +119,27 @@ function risingCodes(at: usize): void {
   return (ends & (last - 1)) | last;
 }
 
-/** Writes a word for trials `a` to `b`. */
+/** Writes a word for trials `a` to `b`, and perhaps some behind, which are placed later. */
 // @ts-ignore: decorator
 @inline function put(to: usize, a: i32, b: i32, word: i32): void {
-  for (let t = a; t <= b; t++) store<i32>(to + 4 * <usize>t, word);
+  const four = i32x4.splat(word);
+  for (let t = a; t <= b; t += 8) {
+    v128.store(to + 4 * <usize>t, four);
+    v128.store(to + 4 * <usize>t, four, 16);
+  }
+}
+
+/** Places a group in trials `a` to `b`, which give it the same code, off the grid. */
+// @ts-ignore: decorator
+@inline function settleShort(entry: i32, at: usize, to: usize, a: i32, b: i32, doubt: f32, eight: bool): void {
+  for (let t = a; t <= b; t += 8) {
+    const o: usize = 4 * <usize>t;
+    let doubtful = ~leadersOf(scales + o, to + o, doubt) & ((1 << min(b - t + 1, 8)) - 1);
+    for (; doubtful !== 0; doubtful &= doubtful - 1) {
+      const trial: usize = o + 4 * <usize>ctz(doubtful);
+      store<i32>(to + trial, nearest(entry, at, load<f32>(scales + trial), eight));
+    }
+  }
 }
 
 /** Places a group in trial `t`. */
@@ -135,7 +153,6 @@ function risingCodes(at: usize): void {
 /** Places a group in trials `a` to `b`, which give it the same code, off the grid. */
 // @ts-ignore: decorator
 @inline function settleRun(entry: i32, at: usize, to: usize, a: i32, b: i32, doubt: f32, eight: bool): void {
-  weighNeighbours(entry, at, eight);
   const first = settle(entry, at, a, doubt, eight);
   store<i32>(to + 4 * <usize>a, first);
   if (a === b) return;
@@ -159,12 +176,17 @@ function risingCodes(at: usize): void {
   }
   const doubt = doubtOf(at, load<f32>(scales), load<f32>(scales + 4 * <usize>(trials - 1)), eight);
   let ends = endsOfRuns();
+  if (eight) weighPairs(at);
   for (let a = 0; a < trials; ) {
     const b = <i32>ctz(ends);
     ends &= ends - 1;
     const entry = entryOf(load<i32>(codes + 4 * <usize>a));
     if (entry < 0) put(to, a, b, entry);
-    else settleRun(entry, at, to, a, b, doubt, eight);
+    else {
+      weighNeighbours(entry, at, eight);
+      if (eight && bytes > LONG) settleRun(entry, at, to, a, b, doubt, eight);
+      else settleShort(entry, at, to, a, b, doubt, eight);
+    }
     a = b + 1;
   }
 }

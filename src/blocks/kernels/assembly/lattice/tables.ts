@@ -3,8 +3,9 @@
 // A point or any other vector of digits has a code: its digits as a number in base 3 (groups of eight) or 8 (groups
 // of four), the first digit the least. A point also has a word: its steps 2·digit + 1 in nibbles, the first the
 // lowest. The tables give for each code either the word of its point, marked ON_GRID, or where the list of its
-// neighbours is: the number of vectors of four words, in 16 bytes of its own, then the words, those of nearer points
-// first and among equally near ones those of lower index. The last word is repeated to fill its vector.
+// neighbours is: 16 bytes with their number, then the words, those of nearer points first and among equally near ones
+// those of lower index; the last is repeated to fill its vector. For groups of eight as many words follow with the
+// codes of the four pairs of digits, times 16, in their bytes.
 
 /** The mark of a word that came from a code with a point: a bit that no step uses. */
 export const ON_GRID: i32 = 0x80000000;
@@ -34,15 +35,15 @@ const squares: v128 = i8x16(0, 1, 4, 9, 16, 25, 36, 49, 0, 0, 0, 0, 0, 0, 0, 0);
 function listBytes(target: i32): i32 {
   switch (target) {
     case 16:
-      return 591552;
+      return 1082224;
     case 17:
-      return 859696;
+      return 1622608;
     case 18:
       return 158048;
     case 21:
       return 176176;
     case 22:
-      return 306048;
+      return 523504;
   }
   return unreachable();
 }
@@ -153,8 +154,15 @@ function nextShell(last: i32, points: i32): i32 {
   return shell;
 }
 
+/** The codes of the pairs of digits of a word of eight, times 16, in bytes. */
+// @ts-ignore: decorator
+@inline function pairsOf(word: i32): i32 {
+  const digits = (word >>> 1) & 0x33333333;
+  return ((digits & 0x0f0f0f0f) + 3 * ((digits >>> 4) & 0x0f0f0f0f)) << 4;
+}
+
 /** Writes the list of a code whose distances are measured; returns its end. */
-function writeList(at: usize, shells: i32, points: i32): usize {
+function writeList(at: usize, shells: i32, points: i32, eight: bool): usize {
   let to = at + 16;
   let shell = -1;
   for (let s = 0; s < shells; s++) {
@@ -167,8 +175,14 @@ function writeList(at: usize, shells: i32, points: i32): usize {
       }
     }
   }
+  store<i32>(at, <i32>((to - at) >> 2) - 4);
   for (const last = load<u32>(to - 4); (to & 15) !== 0; to += 4) store<u32>(to, last);
-  store<i32>(at, <i32>((to - at) >> 4) - 1);
+  if (!eight) return to;
+  const end = to;
+  for (let from = at + 16; from < end; from += 4) {
+    store<u32>(to, pairsOf(load<u32>(from)));
+    to += 4;
+  }
   return to;
 }
 
@@ -188,6 +202,6 @@ export function makeLatticeTables(target: i32, at: usize): void {
     if (entryOf(code) !== 0) continue;
     store<i32>(entries + 4 * code, <i32>(next - base));
     measure(code, width, radix, points);
-    next = writeList(next, shellsOf(target), points);
+    next = writeList(next, shellsOf(target), points, eight);
   }
 }
