@@ -54,7 +54,13 @@ function project({ lattice, size }: Method, { sizes, weights, start }: SubBlock,
 }
 
 /** The neighbour of a code with the least error, weighted by the roots of the weights: the first among equals. */
-function nearestNeighbour(lattice: Lattice, code: number, sub: SubBlock, start: number, scale: number): number {
+function nearestNeighbour(
+  lattice: Lattice,
+  code: number,
+  sub: SubBlock,
+  start: number,
+  scale: number,
+): number {
   const { width, steps } = lattice;
   let least = Infinity;
   let nearest = 0;
@@ -93,7 +99,10 @@ function place(lattice: Lattice, sub: SubBlock, start: number, inverse: number, 
  */
 export function search(method: Method, sub: SubBlock, extreme: number, scale: number): Placement {
   const { lattice, size } = method;
-  const starts = Array.from({ length: size / lattice.width }, (_, group) => sub.start + group * lattice.width);
+  const starts = Array.from(
+    { length: size / lattice.width },
+    (_, group) => sub.start + group * lattice.width,
+  );
   const placement: Placement = { scale, points: starts.map(() => 0) };
   let onGrid = starts.map(() => method.onGridAtFirst);
   let best = 0;

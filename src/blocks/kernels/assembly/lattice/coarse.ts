@@ -109,6 +109,8 @@ function moveOne(at: usize, j: usize, from: i32): i32 {
   const restProduct = f32x4.sub(f32x4.splat(product), f32x4.mul(projected, oldLevel));
   const restSquare = f32x4.sub(f32x4.splat(square), f32x4.mul(f32x4.mul(weight, oldLevel), oldLevel));
   const moved = levelsOf(f32x4.div(f32x4.mul(size, restSquare), restProduct));
+  const other = i32x4.ne(moved, level);
+  if (!v128.any_true(other)) return 4;
   const newLevel = f32x4.convert_i32x4_s(moved);
   const newProduct = f32x4.add(restProduct, f32x4.mul(projected, newLevel));
   const newSquare = f32x4.add(restSquare, f32x4.mul(f32x4.mul(weight, newLevel), newLevel));
@@ -117,7 +119,7 @@ function moveOne(at: usize, j: usize, from: i32): i32 {
     f32x4.mul(f32x4.splat(product * product), newSquare),
   );
   const free = v128.and(f32x4.gt(restProduct, zero), f32x4.gt(restSquare, zero));
-  const moves = v128.and(v128.and(free, better), i32x4.ne(moved, level));
+  const moves = v128.and(v128.and(free, better), other);
   const lane = ctz((i32x4.bitmask(moves) & (-1 << from)) | 16);
   if (lane === 4) return 4;
   v128.store(lanes, moved);

@@ -13,7 +13,8 @@ import {
   sumSquares,
 } from "./block";
 import { coarseScale } from "./coarse";
-import { ALL, chosenPoint, OFF_GRID, searchEights, setTrials } from "./search";
+import { ALL, chosenPoint, OFF_GRID, searchEights } from "./search";
+import { setTrials } from "./trials";
 
 /** Sub-blocks of IQ2_XXS and IQ2_XS below this are stored as zero, and those of IQ2_S. */
 const NEGLIGIBLE: f32 = 1e-15;

@@ -11,7 +11,8 @@ import {
   SQUARE,
   sumSquares,
 } from "./block";
-import { ALL_OR_NONE, chosenPoint, OFF_GRID, searchFours, setTrials } from "./search";
+import { ALL_OR_NONE, chosenPoint, OFF_GRID, searchFours } from "./search";
+import { setTrials } from "./trials";
 
 /** Sub-blocks of IQ3_XXS below this are stored as zero. */
 const NEGLIGIBLE: f32 = 1e-8;

@@ -14,10 +14,10 @@ const slopes: usize = memory.data(4 * 296, 16);
 const offsets: usize = memory.data(4 * 296, 16);
 const lanes: usize = memory.data(16, 16);
 
-/** By how much the leader leads in the last `leader`. */
+/** By how much the last `leader` leads. */
 export let lead: f32 = 0;
 
-/** The current list: its first vector of words, and how many there are. */
+/** The current list: its words, and the bytes that they take. */
 let list: usize = 0;
 export let bytes: usize = 0;
 
@@ -184,8 +184,8 @@ export function leader(scale: f32): i32 {
 }
 
 /**
- * Writes the words of the neighbours with the least estimates in trials `t` to `t + 7`. Returns the trials, as bits
- * from 1 for `t`, in which one leads by more than the doubt. Lanes are trials.
+ * Writes the words of the neighbours with the least estimates at eight scales. Returns those, as bits, at which one
+ * leads by more than the doubt. Lanes are trials.
  */
 export function leadersOf(scales: usize, to: usize, doubt: f32): i32 {
   const scaleA = v128.load(scales);
