@@ -59,6 +59,13 @@ export const typeFlags = {
     description: "importance matrix of llama-imatrix (GGUF or .dat), by which rounding errors are weighted",
     helpValue: "FILE",
   }),
+  method: Flags.option({
+    description:
+      "how values find their places in blocks: by a search for the least Σ importance · error², or byte for byte as llama-quantize",
+    options: ["search", "ggml"] as const,
+    // No default: a recipe has a say where the flag is not given.
+    defaultHelp: async () => "search",
+  })(),
   "tensor-type": Flags.custom<{ pattern: string; type: string }>({
     description:
       "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
@@ -89,6 +96,7 @@ interface TypeValues {
   readonly type: readonly string[] | undefined;
   readonly recipe: string | undefined;
   readonly imatrix: string | undefined;
+  readonly method: "search" | "ggml" | undefined;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
@@ -102,7 +110,7 @@ interface TypeValues {
 
 type TypeOptions = Pick<
   ConvertRequest,
-  "types" | "name" | "imatrix" | "typeNames" | "keepUnusedKv" | "keepSplit"
+  "types" | "name" | "imatrix" | "method" | "typeNames" | "keepUnusedKv" | "keepSplit"
 >;
 
 /**
@@ -113,6 +121,7 @@ type TypeOptions = Pick<
 export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
   const options = {
     imatrix: flags.imatrix,
+    method: flags.method,
     typeNames: {
       tensorTypes: flags["tensor-type"] ?? [],
       output: flags["output-type"],

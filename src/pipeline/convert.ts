@@ -4,7 +4,7 @@ import { basename, dirname, join } from "node:path";
 import { checkOutput, makeFolder } from "../base/atomic-file.js";
 import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { parseBlockType } from "../blocks/table.js";
-import type { BlockTypeName } from "../blocks/types.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import type { GgufEntry } from "../gemma4/gguf/entries.js";
 import type { Fallback, Overrides } from "../plan/assign.js";
 import { planCheckpoint } from "../plan/checkpoint.js";
@@ -53,6 +53,8 @@ export interface TypeOptions {
   readonly typeNames?: TypeNames;
   /** Path of an importance matrix. */
   readonly imatrix?: string | undefined;
+  /** How values find their places in blocks; `search` when left out. */
+  readonly method?: Method | undefined;
 }
 
 export interface ConvertRequest extends TypeOptions {
@@ -92,7 +94,11 @@ export interface ConvertedArtifact {
   /** How many tensors and bytes each type takes, most bytes first. */
   readonly shares: readonly TypeShare[];
   readonly tensors: readonly TensorRecord[];
-  /** Tensors whose type heeds an importance and that the matrix given does not have. */
+  /**
+   * `search`: least Σ importance · (value − stored)², for the types that know a search; `ggml`: as llama-quantize.
+   */
+  readonly method: Method;
+  /** Tensors whose method heeds an importance and that the matrix given does not have. */
   readonly withoutImportance: readonly string[];
   /** Identity of plan and header: equal for equal output from equal input. */
   readonly plan: string;
@@ -157,7 +163,13 @@ function planOf(
 ): Plan {
   const { matchConverter, keepSplit } = request;
   const keepUnusedKv = matchConverter || request.keepUnusedKv;
-  const options = { ...overridesOf(request.typeNames ?? {}), mix, importance, keepUnusedKv };
+  const options = {
+    ...overridesOf(request.typeNames ?? {}),
+    mix,
+    importance,
+    keepUnusedKv,
+    method: request.method,
+  };
   if (source.kind === "gguf") return planGgufSource({ ...options, model: source.model, keepSplit });
   const { config, bound, checkpoint } = source;
   return planCheckpoint({
@@ -226,6 +238,7 @@ function describe(plan: Plan, output: OutputLayout): Described {
     bitsPerWeight: (output.size * 8) / plan.values,
     shares: plan.shares,
     tensors: plan.tensors.map(({ name, type, ne, byteLength }) => ({ name, type, ne, bytes: byteLength })),
+    method: plan.method,
     withoutImportance: plan.withoutImportance,
     plan: planIdentity(plan, output),
   };

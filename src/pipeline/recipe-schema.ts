@@ -154,6 +154,11 @@ export const recipeSchema = z
           "What replaces a type whose blocks do not divide a row. near: the fewest bits not below the wish; stock: llama-quantize's choice.",
         default: "near",
       }),
+      method: z.enum(["search", "ggml"], expected("search or ggml")).optional().meta({
+        description:
+          "How values find their places in blocks. search: the least sum of importance × squared error that is found; ggml: byte for byte as llama-quantize.",
+        default: "search",
+      }),
       imatrix: z
         .string(expected("a path"))
         .min(1, { error: "expected a path, found an empty one" })

@@ -17,6 +17,7 @@ import {
   type YAMLMap,
 } from "yaml";
 import { nearest } from "../base/nearest.js";
+import type { Method } from "../blocks/types.js";
 import type { ConvertRequest, TypeNames } from "./convert.js";
 import { PipelineError } from "./errors.js";
 import { RECIPE_KEYS, recipeSchema, shown, TENSOR_KEYS } from "./recipe-schema.js";
@@ -54,19 +55,20 @@ export interface Recipe {
   /** Path of an importance matrix, as seen from the working folder. */
   readonly imatrix: string | undefined;
   readonly typeNames: TypeNames;
+  readonly method: Method | undefined;
   readonly keepUnusedKv: boolean;
   readonly keepSplit: boolean;
 }
 
 /** What of a request a recipe can decide. */
 type RecipeOptions = Required<
-  Pick<ConvertRequest, "types" | "name" | "imatrix" | "typeNames" | "keepUnusedKv" | "keepSplit">
+  Pick<ConvertRequest, "types" | "name" | "imatrix" | "typeNames" | "method" | "keepUnusedKv" | "keepSplit">
 >;
 
 /** What is asked for beside a recipe; what is left out the recipe decides. */
 export type BesideRecipe = Pick<
   ConvertRequest,
-  "imatrix" | "keepUnusedKv" | "keepSplit" | "splitMaxBytes"
+  "imatrix" | "method" | "keepUnusedKv" | "keepSplit" | "splitMaxBytes"
 > & { readonly typeNames: TypeNames };
 
 type Path = readonly PropertyKey[];
@@ -111,7 +113,7 @@ export function parseRecipe(text: string, path: string): Recipe {
   const checked = recipeSchema.safeParse(valueOf(document, path));
   if (!checked.success) throw explain(checked.error.issues, document, lines, path);
   const { mix, name, pure = false, output, embedding, per_layer_embedding: perLayerEmbedding } = checked.data;
-  const { tensors = [], fallback = "near", imatrix, keep_unused_kv, keep_split } = checked.data;
+  const { tensors = [], fallback = "near", imatrix, method, keep_unused_kv, keep_split } = checked.data;
   return {
     name,
     mix,
@@ -128,6 +130,7 @@ export function parseRecipe(text: string, path: string): Recipe {
       pure,
       fallback,
     },
+    method,
     keepUnusedKv: keep_unused_kv ?? false,
     keepSplit: keep_split ?? false,
   };
@@ -144,6 +147,7 @@ export function withRecipe(recipe: Recipe, beside: BesideRecipe): RecipeOptions 
     types: [recipe.mix],
     name: recipe.name,
     imatrix: beside.imatrix ?? recipe.imatrix,
+    method: beside.method ?? recipe.method,
     typeNames: {
       tensorTypes: [...(theirs.tensorTypes ?? []), ...(ours.tensorTypes ?? [])],
       output: theirs.output ?? ours.output,
