@@ -46,6 +46,7 @@ Keys and values of layers that share those of an earlier one are left out: nothi
         matchConverter: flags["match-converter"],
         ...typeOptions(flags),
         ...outputOptions(flags),
+        redo: flags.redo,
         dryRun: flags["dry-run"],
       },
       await this.reporter(),

@@ -42,6 +42,7 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
         matchConverter: false,
         ...typeOptions(flags),
         ...outputOptions(flags),
+        redo: flags.redo,
         dryRun: flags["dry-run"],
       },
       await this.reporter(),

@@ -102,6 +102,11 @@ export class Tiling {
     return this.#cuts[job]?.tiles ?? 0;
   }
 
+  /** Number of the first tile of one job; the others follow in order. */
+  firstOf(job: number): number {
+    return this.#starts[job] ?? this.total;
+  }
+
   at(number: number): Tile {
     let low = 0;
     let high = this.#jobs.length - 1;
