@@ -6,7 +6,7 @@ import { type GgufOutput, partialPath } from "../../formats/gguf/write.js";
 import { checkOutput } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
-import type { Plan } from "../plan/plan.js";
+import type { Plan, PlannedTensor } from "../plan/plan.js";
 import { PoolError } from "../pool/errors.js";
 import { runTiles } from "../pool/pool.js";
 import type { TensorJob } from "../pool/tiles.js";
@@ -249,8 +249,8 @@ class Run {
     const { plan, threads, memoryBytes, signal } = this.#options;
     const jobs: TensorJob[] = [];
     const indices: number[] = [];
-    for (const [index, { origin }] of plan.tensors.entries()) {
-      if (origin.kind === "generated") await this.#writeGenerated(index, origin.data);
+    for (const [index, tensor] of plan.tensors.entries()) {
+      if (tensor.origin.kind === "generated") await this.#writeGenerated(index, tensor, tensor.origin.data);
       else if (!this.#done.has(index)) {
         indices.push(index);
         jobs.push(jobOf(plan, this.#laidOut, this.#files, index));
@@ -304,11 +304,12 @@ class Run {
     await this.#journal.close();
   }
 
-  async #writeGenerated(index: number, data: Uint8Array): Promise<void> {
+  async #writeGenerated(index: number, planned: PlannedTensor, data: Uint8Array): Promise<void> {
     const tensor = this.#laidOut.layout.tensors[index];
     if (tensor?.byteLength !== data.length) throw new RangeError(`generated tensor ${index} is not F32`);
     await this.#files.writeTensorRange(tensor, 0, data);
     this.#done.add(index);
+    this.#report.keep(planned);
   }
 }
 
