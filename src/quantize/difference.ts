@@ -46,16 +46,19 @@ export async function differenceOf(
   return head.header === key.header ? "its input files are in another order" : "it has other metadata";
 }
 
+/** Paths of files that are not among others. */
+function pathsMissing(files: readonly FileIdentity[], others: readonly FileIdentity[]): string[] {
+  return files.map(({ path }) => path).filter((path) => !others.some((other) => other.path === path));
+}
+
 function inputDifference(before: readonly FileIdentity[], now: readonly FileIdentity[]): string | undefined {
   for (const file of now) {
     const earlier = before.find(({ path }) => path === file.path);
     const change = earlier === undefined ? undefined : changeBetween(earlier, file);
     if (change !== undefined) return `its input ${change}`;
   }
-  const paths = (files: readonly FileIdentity[], others: readonly FileIdentity[]): string[] =>
-    files.map(({ path }) => path).filter((path) => !others.some((other) => other.path === path));
-  const gone = paths(before, now);
-  const added = paths(now, before);
+  const gone = pathsMissing(before, now);
+  const added = pathsMissing(now, before);
   if (gone.length > 0 && added.length > 0) return `it reads ${some(gone)}, this would read ${some(added)}`;
   if (gone.length > 0) return `it reads ${some(gone)}, this would not`;
   return added.length > 0 ? `it does not read ${some(added)}, this would` : undefined;

@@ -128,7 +128,7 @@ export async function readJournal(output: string): Promise<EarlierRun | undefine
   return {
     head,
     finished: new Map(lines.flatMap((line) => [...entriesOf(line)])),
-    complete: whole ? (complete as FileIdentity[]) : undefined,
+    complete: whole ? complete : undefined,
   };
 }
 

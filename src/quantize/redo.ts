@@ -61,6 +61,14 @@ async function beginsWith(path: string, header: Uint8Array): Promise<boolean> {
   }
 }
 
+function differs(path: string | undefined, what: string): QuantizeError {
+  return new QuantizeError(
+    "redo-differs",
+    `${path} cannot be done again in part (--redo): ${what}, so it was made with other flags, another input or another version of lapidary`,
+    { exitCode: 2, advice: "Give the flags that it was made with, or --force without --redo to replace it." },
+  );
+}
+
 /**
  * Checks that the files of a layout are there under their final names, with just the headers that it lays out:
  * then the tensors that are not to be done again can be taken from them.
@@ -76,15 +84,6 @@ export async function checkWhole({ layout, paths }: OutputLayout, metadata: Meta
       { exitCode: 2, advice: "Leave --redo out." },
     );
   }
-  const differs = (path: string | undefined, what: string): QuantizeError =>
-    new QuantizeError(
-      "redo-differs",
-      `${path} cannot be done again in part (--redo): ${what}, so it was made with other flags, another input or another version of lapidary`,
-      {
-        exitCode: 2,
-        advice: "Give the flags that it was made with, or --force without --redo to replace it.",
-      },
-    );
   for (const [part, path] of paths.entries()) {
     if (sizes[part] === undefined)
       throw differs(
