@@ -9,7 +9,9 @@ export default class Convert extends LapidaryCommand<{ artifacts: readonly Conve
 
   static override description = `Reads the folder of a Gemma 4 checkpoint (config.json, tokenizer.json, safetensors) and writes a GGUF file that llama.cpp loads. A type names one of llama-quantize's mixes, or a recipe names types tensor by tensor; several types make several files. Every tensor has to be known, present and of the right shape.
 
-Keys and values of layers that share those of an earlier one are left out: nothing reads them.`;
+Keys and values of layers that share those of an earlier one are left out: nothing reads them.
+
+A run that was stopped is continued by the same command; finished tensors are checked, and damaged ones done again. With --redo, single tensors of a complete output are done again too.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --to gguf --type bf16 --out gemma-4-E2B-it-BF16.gguf",
@@ -42,6 +44,7 @@ Keys and values of layers that share those of an earlier one are left out: nothi
         matchConverter: flags["match-converter"],
         ...(await typeOptions(flags)),
         ...outputOptions(flags),
+        redo: flags.redo,
         dryRun: flags["dry-run"],
       },
       await this.reporter(),

@@ -7,12 +7,15 @@ import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 export default class Quantize extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
   static override summary = "Round a checkpoint, or an unrounded GGUF, to a mix of block types.";
 
-  static override description = `Takes the folder of a checkpoint, or a GGUF file in BF16, F16 or F32 (any part of a split one), and writes GGUF. Which tensor gets which type is llama-quantize's choice where neither a flag nor a recipe names one.`;
+  static override description = `Takes the folder of a checkpoint, or a GGUF file in BF16, F16 or F32 (any part of a split one), and writes GGUF. Which tensor gets which type is llama-quantize's choice where neither a flag nor a recipe names one.
+
+A run that was stopped is continued by the same command; finished tensors are checked, and damaged ones done again. With --redo, single tensors of a complete output are done again too.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --type Q4_0 --out out",
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --recipe e2b-q4.yaml --out out --dry-run",
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it-BF16.gguf --type Q8_0,Q4_0 --out out --memory 512MiB",
+    '<%= config.bin %> <%= command.id %> gemma-4-E2B-it --type Q4_0 --out out --redo "ffn_down"',
   ];
 
   static override args = {
@@ -38,6 +41,7 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
         matchConverter: false,
         ...(await typeOptions(flags)),
         ...outputOptions(flags),
+        redo: flags.redo,
         dryRun: flags["dry-run"],
       },
       await this.reporter(),

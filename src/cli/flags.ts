@@ -62,6 +62,11 @@ export const convertFlags = {
     required: true,
   }),
   ...outputFlags,
+  redo: Flags.string({
+    description:
+      "do the tensors again whose name a regular expression finds, and keep all others, in an output that is there or an unfinished one",
+    helpValue: "REGEX",
+  }),
   "dry-run": Flags.boolean({ description: "say exactly what would be written, and write nothing" }),
 };
 

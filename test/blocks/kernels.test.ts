@@ -245,3 +245,98 @@ describe("Kernels", () => {
     }
   });
 });
+
+describe("checksums", () => {
+  function spread(bits: number): number {
+    let mixed = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b);
+    mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
+    return mixed ^ (mixed >>> 16);
+  }
+
+  /** What the kernel is to give, word by word. */
+  function expected(bytes: Uint8Array): number {
+    const padded = new Uint8Array(Math.ceil(bytes.length / 64) * 64);
+    padded.set(bytes);
+    const words = new Uint32Array(padded.buffer);
+    const sum = new Int32Array(16);
+    const sums = new Int32Array(16);
+    for (const [index, word] of words.entries()) {
+      const lane = index % 16;
+      sum[lane] = (sum[lane] ?? 0) + word;
+      sums[lane] = (sums[lane] ?? 0) + (sum[lane] ?? 0);
+    }
+    let result = spread(bytes.length);
+    const fold = (lane: number): void => {
+      result = spread((result ^ lane) + 0x9e3779b9);
+    };
+    for (let lane = 0; lane < 16; lane += 4) {
+      for (const each of sum.subarray(lane, lane + 4)) fold(each);
+      for (const each of sums.subarray(lane, lane + 4)) fold(each);
+    }
+    return result >>> 0;
+  }
+
+  function given(bytes: Uint8Array): number {
+    // What lies behind the bytes does not count.
+    kernels.input.fill(0xa5);
+    kernels.input.set(bytes);
+    return kernels.checksumOf(bytes.length);
+  }
+
+  it("are those of a plain loop for every length up to a few vectors", () => {
+    const bytes = Uint8Array.from({ length: 300 }, (_, index) => (index * 197 + 11) & 255);
+    const seen = new Set<number>();
+    for (let length = 0; length <= bytes.length; length++) {
+      const found = given(bytes.subarray(0, length));
+      expect(found).toBe(expected(bytes.subarray(0, length)));
+      seen.add(found);
+    }
+    expect(seen.size).toBe(bytes.length + 1);
+    expect(given(new Uint8Array(1))).not.toBe(given(new Uint8Array(2)));
+  });
+
+  it("are those of a plain loop, and change with any bit and with the order of words", () => {
+    fc.assert(
+      fc.property(
+        fc.uint8Array({ minLength: 2, maxLength: 4096, size: "max" }),
+        fc.nat(),
+        fc.nat({ max: 7 }),
+        (bytes, at, bit) => {
+          const before = given(bytes);
+          expect(before).toBe(expected(bytes));
+          const flipped = bytes.slice();
+          flipped[at % bytes.length] = (flipped[at % bytes.length] ?? 0) ^ (1 << bit);
+          expect(given(flipped)).not.toBe(before);
+          const swapped = bytes.slice();
+          const half = bytes.length >> 1;
+          swapped.set(bytes.subarray(half, 2 * half));
+          swapped.set(bytes.subarray(0, half), half);
+          expect(given(swapped) === before).toBe(firstDifference(swapped, bytes) < 0);
+        },
+      ),
+      { seed: 9, numRuns: 200 },
+    );
+  });
+
+  it("of an output are those of its bytes, wherever they lie", () => {
+    for (const [source, target] of [
+      ["F32", "Q8_0"],
+      ["F32", "F32"],
+      ["BF16", "F16"],
+    ] as const) {
+      place(
+        source,
+        new Float32Array(544).map((_, index) => Math.cos(index)),
+      );
+      expect(kernels.convert(source, target, 544)).toBe(-1);
+      const found = kernels.checksum();
+      expect(given(kernels.output.slice())).toBe(found);
+    }
+  });
+
+  it("are refused for more bytes than there is room for", () => {
+    expect(() => kernels.checksumOf(4 * CAPACITY + 1)).toThrow(
+      expect.objectContaining({ code: "over-capacity" }),
+    );
+  });
+});

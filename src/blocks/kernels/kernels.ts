@@ -47,6 +47,7 @@ interface Exports {
   base(): number;
   tableBytes(target: number): number;
   makeTables(target: number, at: number): void;
+  checksum(at: number, length: number): number;
   convert(
     source: number,
     target: number,
@@ -224,6 +225,26 @@ export class Kernels {
   /** The bytes that the last `convert` made; valid until the next one. */
   get output(): Uint8Array {
     return this.#output;
+  }
+
+  /** Checksum of `output`, 32 bits; `checksumOf` gives the same for the same bytes. */
+  checksum(): number {
+    return this.#exports.checksum(this.#output.byteOffset, this.#output.length) >>> 0;
+  }
+
+  /**
+   * Checksum of the first bytes of the input region, 32 bits.
+   *
+   * @throws BlockError `over-capacity` when the region is shorter
+   */
+  checksumOf(length: number): number {
+    if (length > this.#input.length) {
+      throw new BlockError(
+        "over-capacity",
+        `${length} bytes are more than the ${this.#input.length} that the kernels have room for`,
+      );
+    }
+    return this.#exports.checksum(this.#inputAt, length) >>> 0;
   }
 
   /** What stopped the last `convert`, or undefined when it went through. */

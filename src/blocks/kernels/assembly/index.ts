@@ -9,6 +9,7 @@ import { q6_k } from "./q6_k";
 import { q8_0 } from "./q8_0";
 import { rows } from "./rows";
 
+export { checksum } from "./checksum";
 export { problem } from "./problem";
 
 /** First byte that is free for the input and output of conversions. */
