@@ -7,6 +7,8 @@ export interface Split {
   /** Magnitudes. Where signs are kept even, one of a group of eight may be negated. */
   readonly sizes: Float32Array;
   readonly weights: Float32Array;
+  /** Roots of the weights. */
+  readonly roots: Float32Array;
   /** Signs of each eight values, a set bit for a minus. */
   readonly signs: Uint8Array;
 }
@@ -75,7 +77,7 @@ export function split(values: Float32Array, o: number, weights: Float32Array, ev
     sizes[8 * group + k]! *= -1;
     signs[group]! ^= 1 << k;
   }
-  return { sizes, weights, signs };
+  return { sizes, weights, roots: weights.map((weight) => sqrt(weight)), signs };
 }
 
 /** The largest of the sizes of a sub-block. */

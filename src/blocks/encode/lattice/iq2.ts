@@ -118,6 +118,9 @@ export function encodeIQ2_XS(values: Float32Array, out: Uint8Array, importance?:
   }
 }
 
+/** The weight of a value of IQ2_S without an importance. */
+const plain = (variance: number, square: number): number => fround(fround(0.25 * variance) + square);
+
 /** IQ2_S of whole blocks: 16 sub-blocks of 16, points of 1024, all signs. */
 export function encodeIQ2_S(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
   const method: Method = {
@@ -127,7 +130,6 @@ export function encodeIQ2_S(values: Float32Array, out: Uint8Array, importance?: 
     onGridAtFirst: true,
     placesAgain: (onGrid, group) => !onGrid[group],
   };
-  const plain = (variance: number, square: number): number => fround(fround(0.25 * variance) + square);
   for (let o = 0, at = 0; o < values.length; o += 256, at += 82) {
     out.fill(0, at, at + 82);
     const block = split(values, o, weigh(values, o, importance, 2, plain), false);

@@ -32,17 +32,28 @@ function makeLattice(name: GridName, width: number, base: number, shells: number
     indices[code] = point;
   }
 
+  const target = new Uint8Array(width);
+  const distances = new Uint16Array(points);
+
   function findNeighbours(code: number): number[] {
-    const distances = Array.from({ length: points }, (_, point) => {
+    for (let k = 0, rest = code; k < width; k++) {
+      target[k] = 2 * (rest % base) + 1;
+      rest = Math.floor(rest / base);
+    }
+    for (let point = 0, at = 0; point < points; point++) {
       let distance = 0;
-      for (let k = 0, rest = code; k < width; k++) {
-        distance += (steps[point * width + k]! - 2 * (rest % base) - 1) ** 2;
-        rest = Math.floor(rest / base);
+      for (let k = 0; k < width; k++) {
+        const difference = steps[at++]! - target[k]!;
+        distance += difference * difference;
       }
-      return distance;
-    });
+      distances[point] = distance;
+    }
     const nearest = [...new Set(distances)].toSorted((a, b) => a - b).slice(0, shells);
-    return nearest.flatMap((shell) => distances.flatMap((distance, i) => (distance === shell ? [i] : [])));
+    const list: number[] = [];
+    for (const shell of nearest) {
+      for (let point = 0; point < points; point++) if (distances[point] === shell) list.push(point);
+    }
+    return list;
   }
 
   const found = new Map<number, readonly number[]>();

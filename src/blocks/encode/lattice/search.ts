@@ -1,7 +1,8 @@
+import type { Split } from "./block.js";
 import { digitOf } from "./numbers.js";
 import type { Lattice } from "./points.js";
 
-const { fround, sqrt } = Math;
+const { fround } = Math;
 
 /** How a type searches its sub-blocks. */
 export interface Method {
@@ -21,10 +22,8 @@ export function numerators(top: number, step: number, reach: number): number[] {
   return Array.from({ length: 2 * reach + 1 }, (_, t) => fround(top + fround(fround(step) * (t - reach))));
 }
 
-/** A sub-block: where it starts in the sizes (magnitudes, some negated) and weights of its block. */
-export interface SubBlock {
-  readonly sizes: Float32Array;
-  readonly weights: Float32Array;
+/** A sub-block: where it starts in its block. */
+export interface SubBlock extends Split {
   readonly start: number;
 }
 
@@ -68,8 +67,7 @@ function nearestNeighbour(
     let error = 0;
     for (let k = 0; k < width; k++) {
       const difference = fround(fround(scale * steps[point * width + k]!) - sub.sizes[start + k]!);
-      const root = fround(sqrt(sub.weights[start + k]!));
-      error = fround(error + fround(fround(root * difference) * difference));
+      error = fround(error + fround(fround(sub.roots[start + k]! * difference) * difference));
     }
     if (error < least) {
       least = error;
