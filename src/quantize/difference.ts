@@ -42,7 +42,7 @@ export async function differenceOf(
   if (ofHead !== undefined) return ofHead;
   const ofHeader = await headerDifference(partials, layout, metadata);
   if (ofHeader !== undefined) return `it has ${ofHeader}`;
-  if (head.plan !== key.plan) return "it has other tensors or types";
+  if (head.plan !== key.plan) return "it has other tensors, types, importance or another method";
   return head.header === key.header ? "its input files are in another order" : "it has other metadata";
 }
 

@@ -134,7 +134,7 @@ export function jobOf(plan: Plan, { layout }: OutputLayout, files: GgufOutput, i
   const part = files.parts[place?.part ?? -1];
   if (tensor?.origin.kind !== "file" || place === undefined || part === undefined)
     throw new RangeError(`tensor ${tensor?.name ?? index} has no file`);
-  const { name, ne, values, origin, type, importance } = tensor;
+  const { name, ne, values, origin, type, method, importance } = tensor;
   const row = ne[0] ?? 1;
   return {
     name,
@@ -146,6 +146,7 @@ export function jobOf(plan: Plan, { layout }: OutputLayout, files: GgufOutput, i
     target: type,
     row,
     rows: values / row,
+    method,
     importance,
   };
 }
