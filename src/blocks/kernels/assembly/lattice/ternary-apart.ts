@@ -8,9 +8,8 @@ import {
   isSafe,
   largestOf,
   note,
+  notedCut,
   notedCuts,
-  notedHigh,
-  notedLow,
   take,
 } from "./ternary-best";
 import { guessedHigh, guessedLow, sumsStride } from "./ternary-rank";
@@ -75,28 +74,44 @@ const scaled: usize = memory.data(4 * 24, 16);
   return f32x4.add(more, f32x4.mul(f32x4.splat(at(weights, high)), highs));
 }
 
-/** Takes all shifts of a cut, with ggml's order of operations. */
+/** Products of a cut. */
 // @ts-ignore: decorator
-@inline function takeCut(sums: usize, low: i32, high: i32): void {
-  const kind = sumsStride(16);
-  const product = f32x4.add(
+@inline function productsAt(sums: usize, low: i32, high: i32): v128 {
+  return f32x4.add(
     productsOf(sums, low, high, first(1.125, 0.875)),
-    productsOf(sums + 2 * kind, low, high, second(1.125, 0.875)),
+    productsOf(sums + 2 * sumsStride(16), low, high, second(1.125, 0.875)),
   );
-  const square = f32x4.add(
+}
+
+/** Squares of a cut. */
+// @ts-ignore: decorator
+@inline function squaresAt(sums: usize, low: i32, high: i32): v128 {
+  const kind = sumsStride(16);
+  return f32x4.add(
     squaresOf(sums + kind, low, high, first(1.125, 0.875), first(0.75, 1.25), first(-1.25, -0.75)),
     squaresOf(sums + 3 * kind, low, high, second(1.125, 0.875), second(0.75, 1.25), second(-1.25, -0.75)),
   );
-  take(f32x4.extract_lane(product, 0), f32x4.extract_lane(square, 0), low, high, 0);
-  take(f32x4.extract_lane(product, 1), f32x4.extract_lane(square, 1), low, high, 2);
-  take(f32x4.extract_lane(product, 2), f32x4.extract_lane(square, 2), low, high, 1);
-  take(f32x4.extract_lane(product, 3), f32x4.extract_lane(square, 3), low, high, 3);
+}
+
+/** Products and squares of a cut, by shift. */
+const cutSums: usize = memory.data(2 * 16, 16);
+
+/** Takes a cut with the shifts in `which` (bit k for lane k), with ggml's order of operations. */
+// @ts-ignore: decorator
+@inline function takeCut(sums: usize, low: i32, high: i32, which: i32): void {
+  v128.store(cutSums, productsAt(sums, low, high));
+  v128.store(cutSums, squaresAt(sums, low, high), 16);
+  for (let rest = which; rest !== 0; rest &= rest - 1) {
+    const lane = ctz(rest);
+    const shifts = ((lane & 1) << 1) | (lane >> 1);
+    take(load<f32>(cutSums + 4 * lane), load<f32>(cutSums + 4 * lane, 16), low, high, shifts);
+  }
 }
 
 function takeAll(sums: usize): void {
   begin();
   for (let low = 0; low <= 16; low++) {
-    for (let high = low; high <= 16; high++) takeCut(sums, low, high);
+    for (let high = low; high <= 16; high++) takeCut(sums, low, high, 15);
   }
 }
 
@@ -148,17 +163,22 @@ let rise: f32 = 0;
   squareD: v128,
 ): bool {
   const lanes = cutLanes(low, high);
-  const lanesA = i32x4.bitmask(f32x4.ge(a, squareA)) & lanes;
-  const lanesB = i32x4.bitmask(f32x4.ge(b, squareB)) & lanes;
-  const lanesC = i32x4.bitmask(f32x4.ge(c, squareC)) & lanes;
-  const lanesD = i32x4.bitmask(f32x4.ge(d, squareD)) & lanes;
+  const lanesA = i32x4.bitmask(f32x4.ge(a, squareA));
+  const lanesB = i32x4.bitmask(f32x4.ge(b, squareB));
+  const lanesC = i32x4.bitmask(f32x4.ge(c, squareC));
+  const lanesD = i32x4.bitmask(f32x4.ge(d, squareD));
   const ratios = f32x4.pmax(
     f32x4.pmax(f32x4.div(a, squareA), f32x4.div(b, squareB)),
     f32x4.pmax(f32x4.div(c, squareC), f32x4.div(d, squareD)),
   );
   rise = largestOf(ratios, lanes) * (1 - MARGIN);
-  const count = popcnt(lanesA | (lanesB << 4) | (lanesC << 8) | (lanesD << 12));
-  return note(low, high, lanesA | lanesB | lanesC | lanesD, count);
+  for (let rest = (lanesA | lanesB | lanesC | lanesD) & lanes; rest !== 0; rest &= rest - 1) {
+    const lane = ctz(rest);
+    const one = ((lanesA >> lane) & 1) | (((lanesB >> lane) & 1) << 1);
+    const other = ((lanesC >> lane) & 1) | (((lanesD >> lane) & 1) << 1);
+    if (!note(low, high + lane, one | (other << 2))) return false;
+  }
+  return true;
 }
 
 /** Totals of both groups times levels, by shift. */
@@ -179,7 +199,7 @@ function scan(sums: usize, known: f32): bool {
   const products = totals(at(sums, 16), at(sums + 2 * kind, 16), 1.125, 0.875);
   const squares = totals(at(weights, 16), at(others, 16), 1.265625, 0.765625);
   let scaledProducts = f32x4.mul(products, f32x4.splat(by));
-  if (v128.any_true(f32x4.ge(f32x4.mul(scaledProducts, scaledProducts), squares)) && !note(0, 0, 1, 4)) return false;
+  if (v128.any_true(f32x4.ge(f32x4.mul(scaledProducts, scaledProducts), squares)) && !note(0, 0, 15)) return false;
   for (let high = 1; high < 16; high += 4) {
     const offset = <usize>high << 2;
     const squaresA = f32x4.sub(splat0(squares), v128.load(highSquares + offset));
@@ -231,16 +251,8 @@ function scan(sums: usize, known: f32): bool {
 /** The four scores of a cut. */
 // @ts-ignore: decorator
 @inline function scoresOf(sums: usize, low: i32, high: i32): v128 {
-  const kind = sumsStride(16);
-  const product = f32x4.add(
-    productsOf(sums, low, high, first(1.125, 0.875)),
-    productsOf(sums + 2 * kind, low, high, second(1.125, 0.875)),
-  );
-  const square = f32x4.add(
-    squaresOf(sums + kind, low, high, first(1.125, 0.875), first(0.75, 1.25), first(-1.25, -0.75)),
-    squaresOf(sums + 3 * kind, low, high, second(1.125, 0.875), second(0.75, 1.25), second(-1.25, -0.75)),
-  );
-  return f32x4.div(f32x4.mul(product, product), square);
+  const products = productsAt(sums, low, high);
+  return f32x4.div(f32x4.mul(products, products), squaresAt(sums, low, high));
 }
 
 /** Finds the best cut from the running sums of a sub-block. One of the cuts of `guess` should be good. */
@@ -258,5 +270,8 @@ export function searchApart(sums: usize, guess: usize): void {
     takeAll(sums);
     return;
   }
-  for (let i = 0; i < notedCuts(); i++) takeCut(sums, notedLow(i), notedHigh(i));
+  for (let i = 0; i < notedCuts(); i++) {
+    const cut = notedCut(i);
+    takeCut(sums, cut >> 16, (cut >> 8) & 255, cut & 255);
+  }
 }

@@ -28,8 +28,8 @@ export let shifts: i32 = -1;
 export let scale: f32 = 0;
 let score: f32 = 0;
 
-/** Cuts with a contender, in order: `low` in the high byte, `high` in the low one. */
-const cuts: usize = memory.data(2 * 48, 16);
+/** Cuts with a contender, in order: `low`, `high`, and which shifts contend as bits, from the high byte down. */
+const cuts: usize = memory.data(4 * 48, 16);
 let cutCount: i32 = 0;
 let contenders: i32 = 0;
 
@@ -68,26 +68,21 @@ let contenders: i32 = 0;
   return (15 << max(0, low - high)) & 15;
 }
 
-/** Notes a cut in the order in which cuts are taken. */
-function noteOne(atLow: i32, atHigh: i32): void {
-  const order = (atLow << 8) | atHigh;
-  let at = cuts + 2 * cutCount++;
-  while (at > cuts && <i32>load<u16>(at - 2) > order) {
-    store<u16>(at, load<u16>(at - 2));
-    at -= 2;
-  }
-  store<u16>(at, order);
-}
-
-/** Notes the cuts at `low` and from `high` on, one for each lane in `lanes`; false when they have too many contenders. */
-// @ts-ignore: decorator
-@inline export function note(atLow: i32, fromHigh: i32, lanes: i32, count: i32): bool {
-  contenders += count;
+/**
+ * Notes a cut in the order in which cuts are taken; false when there are too many contenders.
+ *
+ * @param which its shifts that contend, one bit each
+ */
+export function note(atLow: i32, atHigh: i32, which: i32): bool {
+  contenders += popcnt(which);
   if (contenders > MOST) return false;
-  while (lanes !== 0) {
-    noteOne(atLow, fromHigh + ctz(lanes));
-    lanes &= lanes - 1;
+  const cut = (atLow << 16) | (atHigh << 8) | which;
+  let at = cuts + 4 * cutCount++;
+  while (at > cuts && load<i32>(at - 4) > cut) {
+    store<i32>(at, load<i32>(at - 4));
+    at -= 4;
   }
+  store<i32>(at, cut);
   return true;
 }
 
@@ -96,14 +91,10 @@ function noteOne(atLow: i32, atHigh: i32): void {
   return cutCount;
 }
 
+/** A cut as it was noted. */
 // @ts-ignore: decorator
-@inline export function notedLow(index: i32): i32 {
-  return load<u8>(cuts + 2 * index, 1);
-}
-
-// @ts-ignore: decorator
-@inline export function notedHigh(index: i32): i32 {
-  return load<u8>(cuts + 2 * index);
+@inline export function notedCut(index: i32): i32 {
+  return load<i32>(cuts + 4 * index);
 }
 
 /** The largest of those lanes that are in `lanes`, or 0. */

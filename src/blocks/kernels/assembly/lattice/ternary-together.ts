@@ -8,9 +8,8 @@ import {
   isSafe,
   largestOf,
   note,
+  notedCut,
   notedCuts,
-  notedHigh,
-  notedLow,
   take,
 } from "./ternary-best";
 import { guessedHigh, guessedLow, sumsStride } from "./ternary-rank";
@@ -29,9 +28,9 @@ const downRows: usize = memory.data(4 * 40, 16);
   return load<f32>(sums + 4 * <usize>index);
 }
 
-/** Takes both shifts of a cut, with ggml's order of operations. */
+/** Takes a cut with the shifts in `which` (1: up, 2: down), with ggml's order of operations. */
 // @ts-ignore: decorator
-@inline function takeCut(products: usize, weights: usize, low: i32, high: i32): void {
+@inline function takeCut(products: usize, weights: usize, low: i32, high: i32, which: i32): void {
   let first = at(products, low);
   let middle = (at(products, high) - first) * <f32>0.125;
   let last = at(products, 32) - at(products, high);
@@ -42,14 +41,14 @@ const downRows: usize = memory.data(4 * 40, 16);
   last = at(weights, 32) - at(weights, high);
   const upSquare = first * <f32>0.875 * <f32>0.875 + middle + last * <f32>1.125 * <f32>1.125;
   const downSquare = first * <f32>1.125 * <f32>1.125 + middle + last * <f32>0.875 * <f32>0.875;
-  take(upProduct, upSquare, low, high, UP);
-  take(downProduct, downSquare, low, high, DOWN);
+  if ((which & 1) !== 0) take(upProduct, upSquare, low, high, UP);
+  if ((which & 2) !== 0) take(downProduct, downSquare, low, high, DOWN);
 }
 
 function takeAll(products: usize, weights: usize): void {
   begin();
   for (let low = 0; low <= 32; low++) {
-    for (let high = low; high <= 32; high++) takeCut(products, weights, low, high);
+    for (let high = low; high <= 32; high++) takeCut(products, weights, low, high, 3);
   }
 }
 
@@ -65,12 +64,18 @@ function takeAll(products: usize, weights: usize): void {
 // @ts-ignore: decorator
 @inline function consider(low: i32, high: i32, up: v128, upSquare: v128, down: v128, downSquare: v128): bool {
   const lanes = cutLanes(low, high);
-  const upLanes = i32x4.bitmask(f32x4.ge(up, upSquare)) & lanes;
-  const downLanes = i32x4.bitmask(f32x4.ge(down, downSquare)) & lanes;
-  if ((upLanes | downLanes) === 0) return true;
+  const upLanes = i32x4.bitmask(f32x4.ge(up, upSquare));
+  const downLanes = i32x4.bitmask(f32x4.ge(down, downSquare));
+  let rest = (upLanes | downLanes) & lanes;
+  if (rest === 0) return true;
   const ratios = f32x4.pmax(f32x4.div(up, upSquare), f32x4.div(down, downSquare));
   rise = max(rise, largestOf(ratios, lanes));
-  return note(low, high, upLanes | downLanes, popcnt(upLanes) + popcnt(downLanes));
+  for (; rest !== 0; rest &= rest - 1) {
+    const lane = ctz(rest);
+    const which = ((upLanes >> lane) & 1) | (((downLanes >> lane) & 1) << 1);
+    if (!note(low, high + lane, which)) return false;
+  }
+  return true;
 }
 
 /** Greatest score seen since the bound was raised, as a multiple of the bound. */
@@ -91,7 +96,7 @@ function scan(products: usize, weights: usize, known: f32): bool {
   scaleProducts(products, by);
   const scaledTotal = total * by;
   // All values on one level: it does not matter on which.
-  if (scaledTotal * scaledTotal >= at(weights, 32) && !note(0, 0, 1, 2)) return false;
+  if (scaledTotal * scaledTotal >= at(weights, 32) && !note(0, 0, 3)) return false;
   for (let high = 1; high < 32; high += 4) {
     const offset = <usize>high << 2;
     const upSquares = f32x4.sub(upWeight, v128.load(downRows + offset));
@@ -160,5 +165,8 @@ export function searchTogether(sums: usize, guess: usize): void {
     takeAll(sums, weights);
     return;
   }
-  for (let i = 0; i < notedCuts(); i++) takeCut(sums, weights, notedLow(i), notedHigh(i));
+  for (let i = 0; i < notedCuts(); i++) {
+    const cut = notedCut(i);
+    takeCut(sums, weights, cut >> 16, (cut >> 8) & 255, cut & 255);
+  }
 }
