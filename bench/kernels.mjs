@@ -106,8 +106,7 @@ async function compare(source, target, rounded, given) {
   for (const [name, work] of contestants) counts.set(name, await fitting(work));
   if (contestants.has("ggml")) {
     const both = Math.min(counts.get("ours"), counts.get("ggml"));
-    await contestants.get("ours")(both);
-    await contestants.get("ggml")(both);
+    for (const name of ["ours", "ggml"]) await speed(both, () => contestants.get(name)(both));
     if (!kernels.output.every((byte, i) => byte === out[i])) {
       throw new Error(`${source} to ${target}: the bytes differ from ggml's`);
     }

@@ -121,6 +121,11 @@ export function encodeIQ2_XS(values: Float32Array, out: Uint8Array, importance?:
 /** The weight of a value of IQ2_S without an importance. */
 const plain = (variance: number, square: number): number => fround(fround(0.25 * variance) + square);
 
+/** What weighs a value of IQ2_S without an importance. */
+function plainWeight(variance: number, square: number): number {
+  return fround(fround(0.25 * variance) + square);
+}
+
 /** IQ2_S of whole blocks: 16 sub-blocks of 16, points of 1024, all signs. */
 export function encodeIQ2_S(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
   const method: Method = {
@@ -132,7 +137,7 @@ export function encodeIQ2_S(values: Float32Array, out: Uint8Array, importance?: 
   };
   for (let o = 0, at = 0; o < values.length; o += 256, at += 82) {
     out.fill(0, at, at + 82);
-    const block = split(values, o, weigh(values, o, importance, 2, plain), false);
+    const block = split(values, o, weigh(values, o, importance, 2, plainWeight), false);
     // What is stored here stays, also when all scales turn out to be zero.
     const scales = searchSixteens(method, block, negligibleInS, (group, point) => {
       out[at + 2 + group] = point;
