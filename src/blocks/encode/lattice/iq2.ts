@@ -118,9 +118,6 @@ export function encodeIQ2_XS(values: Float32Array, out: Uint8Array, importance?:
   }
 }
 
-/** The weight of a value of IQ2_S without an importance. */
-const plain = (variance: number, square: number): number => fround(fround(0.25 * variance) + square);
-
 /** What weighs a value of IQ2_S without an importance. */
 function plainWeight(variance: number, square: number): number {
   return fround(fround(0.25 * variance) + square);
