@@ -132,7 +132,7 @@ describe("resuming", () => {
     const output = join(await place("damaged"), "out.gguf");
     await breakOff(output);
     const finished = await finishedIn(output);
-    expect(finished.length).toBeGreaterThan(1);
+    expect(finished.length).toBeGreaterThan(0);
     await damage(`${output}.partial`, finished[0] ?? "");
     expect(await run(output)).toMatchObject({ resumed: finished.length - 1, damaged: 1, redone: 0 });
     await expectWhole(output);
