@@ -1,5 +1,5 @@
 import { blockType } from "../blocks/table.js";
-import type { BlockTypeName } from "../blocks/types.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import { PlanError } from "./errors.js";
 import { choose, type Mix, type ModelFacts, type RuledCategory } from "./mixes.js";
 
@@ -34,6 +34,8 @@ export interface Overrides {
   readonly pure?: boolean | undefined;
   /** What replaces a type whose blocks do not divide a row; `stock` when left out. */
   readonly fallback?: Fallback | undefined;
+  /** How values will find their places, which decides what `near` may take; `search` when left out. */
+  readonly method?: Method | undefined;
 }
 
 /** `stock`: llama-quantize's own replacements. `near`: fewest bits that are not below the wish. */
@@ -70,12 +72,14 @@ const SMALLER_BLOCK: Readonly<Partial<Record<BlockTypeName, BlockTypeName>>> = {
 
 /**
  * Types of small blocks, fewest bits first, and the widest wish that each may stand in for. The two types of
- * four-bit floating point are not among them: at the same size they lose more than IQ4_NL.
+ * four-bit floating point are not among them: at the same size they lose more than IQ4_NL. ggml's method makes
+ * garbage of Q2_0, our search does not.
  */
-const NEAR: readonly (readonly [BlockTypeName, number])[] = [
-  ["IQ4_NL", 4],
-  ["Q5_0", 5],
-  ["Q8_0", 8],
+const NEAR: readonly { readonly type: BlockTypeName; readonly bits: number; readonly searched?: true }[] = [
+  { type: "Q2_0", bits: 2, searched: true },
+  { type: "IQ4_NL", bits: 4 },
+  { type: "Q5_0", bits: 5 },
+  { type: "Q8_0", bits: 8 },
 ];
 
 /** Bits that a type is named after. */
@@ -130,12 +134,18 @@ export function fitType(
   row: number,
   type: BlockTypeName,
   fallback: Fallback = "stock",
+  method: Method = "search",
 ): BlockTypeName {
   const wished = blockType(type);
   if (row % wished.values === 0) return type;
-  if (fallback === "near" && row % 32 === 0) {
-    const [near] = NEAR.find(([, bits]) => nominalBits(type) <= bits) ?? [];
-    if (near !== undefined) return near;
+  if (fallback === "near") {
+    const near = NEAR.find(
+      ({ type: other, bits, searched = false }) =>
+        nominalBits(type) <= bits &&
+        row % blockType(other).values === 0 &&
+        (!searched || method === "search"),
+    );
+    if (near !== undefined) return near.type;
   }
   const smaller = SMALLER_BLOCK[type];
   if (smaller !== undefined) return row % blockType(smaller).values === 0 ? smaller : "F16";
@@ -280,7 +290,10 @@ export function assignTypes(
     const byName = named(candidate, overrides, matches[0]?.type);
     const ruled = (): BlockTypeName => (overrides.pure ? mix.type : assignment.type(candidate));
     const wished = byName ?? matches[0]?.type ?? ruled();
-    types.set(candidate.name, fitType(candidate.name, candidate.ne[0] ?? 0, wished, overrides.fallback));
+    types.set(
+      candidate.name,
+      fitType(candidate.name, candidate.ne[0] ?? 0, wished, overrides.fallback, overrides.method),
+    );
   }
   const [stray] = unused;
   if (stray !== undefined) {
