@@ -1,5 +1,5 @@
-// The best cut of 16 values whose two groups of eight are shifted each by itself (IQ1_M): level 0 before `low` in
-// sorted order, level 2 from `high` on. See `ternary-best.ts`.
+// The best cut of 16 values whose two groups of eight are shifted each by itself (IQ1_M): level 0 before
+// `low` in sorted order, level 2 from `high` on. See `ternary-best.ts`.
 
 import {
   MARGIN,
@@ -14,10 +14,12 @@ import {
 } from "./ternary-best";
 import { guessedHigh, guessedLow, sumsStride } from "./ternary-rank";
 
-// Lanes are the shifts of both groups in the order in which they are taken: up and up, up and down, down and up,
-// down and down. As bits, the first group's the lower, they are 0, 2, 1 and 3.
+// Lanes are the shifts of both groups in the order in which they are taken: up and up, up and down, down and
+// up, down and down. As bits, the first group's the lower, they are 0, 2, 1 and 3.
 
-/** For the scan, four shifts each: what a cut at `low` adds to a square, and what one at `high` takes from it. */
+/**
+ * For the scan, four shifts each: what a cut at `low` adds to a square, and what one at `high` takes from it.
+ */
 const lowSquares: usize = memory.data(4 * 4 * 24, 16);
 const highSquares: usize = memory.data(4 * 4 * 24, 16);
 const SHIFT: usize = 4 * 24;
@@ -29,11 +31,13 @@ const scaled: usize = memory.data(4 * 24, 16);
   return load<f32>(sums + 4 * <usize>index);
 }
 
+/** A number for each shift of the first group. */
 // @ts-ignore: decorator
 @inline function first(up: f32, down: f32): v128 {
   return f32x4(up, up, down, down);
 }
 
+/** A number for each shift of the second group. */
 // @ts-ignore: decorator
 @inline function second(up: f32, down: f32): v128 {
   return f32x4(up, down, up, down);
@@ -66,7 +70,7 @@ const scaled: usize = memory.data(4 * 24, 16);
   return f32x4.sub(total, f32x4.splat(at(products, low) + at(products, high)));
 }
 
-/** Squares of a group: `lows` and `highs` are what a weight gains when its value has the next lower level. */
+/** Squares of a group: `lows` and `highs` is what a weight adds when its value moves to the next lower level. */
 // @ts-ignore: decorator
 @inline function squaresOf(weights: usize, low: i32, high: i32, levels: v128, lows: v128, highs: v128): v128 {
   const total = f32x4.mul(f32x4.mul(f32x4.splat(at(weights, 16)), levels), levels);
@@ -125,6 +129,7 @@ function takeAll(sums: usize): void {
   }
 }
 
+/** Fills `lowSquares` and `highSquares`. */
 // @ts-ignore: decorator
 @inline function weighSquares(weights: usize, others: usize): void {
   for (let i: usize = 0; i < 80; i += 16) {
@@ -148,7 +153,10 @@ function takeAll(sums: usize): void {
 /** Greatest score seen since the bound was raised, as a multiple of the bound. */
 let rise: f32 = 0;
 
-/** Notes the contenders among the cuts at `low` and from `high` on, from their scaled products² and their squares. */
+/**
+ * Notes the contenders among the cuts at `low` and from `high` on, from their scaled products² and their
+ * squares.
+ */
 // @ts-ignore: decorator
 @inline function consider(
   low: i32,
@@ -184,7 +192,10 @@ let rise: f32 = 0;
 /** Totals of both groups times levels, by shift. */
 // @ts-ignore: decorator
 @inline function totals(one: f32, other: f32, up: f32, down: f32): v128 {
-  return f32x4.add(f32x4.mul(f32x4.splat(one), first(up, down)), f32x4.mul(f32x4.splat(other), second(up, down)));
+  return f32x4.add(
+    f32x4.mul(f32x4.splat(one), first(up, down)),
+    f32x4.mul(f32x4.splat(other), second(up, down)),
+  );
 }
 
 /** Notes the contenders; false when there are too many. `known` is the score of a cut. */
@@ -199,7 +210,8 @@ function scan(sums: usize, known: f32): bool {
   const products = totals(at(sums, 16), at(sums + 2 * kind, 16), 1.125, 0.875);
   const squares = totals(at(weights, 16), at(others, 16), 1.265625, 0.765625);
   let scaledProducts = f32x4.mul(products, f32x4.splat(by));
-  if (v128.any_true(f32x4.ge(f32x4.mul(scaledProducts, scaledProducts), squares)) && !note(0, 0, 15)) return false;
+  const reached = f32x4.ge(f32x4.mul(scaledProducts, scaledProducts), squares);
+  if (v128.any_true(reached) && !note(0, 0, 15)) return false;
   for (let high = 1; high < 16; high += 4) {
     const offset = <usize>high << 2;
     const squaresA = f32x4.sub(splat0(squares), v128.load(highSquares + offset));

@@ -1,16 +1,17 @@
 // The best cut of a sub-block, and why most cuts need no look.
 //
-// ggml takes the cuts in turn and keeps a new one when product² > best · square in float32, where a cut's score is
-// product² / square and `best` the rounded score of the one kept. Roundings make this more than a maximum: a cut
-// within some 2^-22 of the best may win or lose. But cuts whose scores lie below the greatest by more than
-// `MARGIN` have no say: take only the others, k of them, in the same order. Between the margin and the greatest
-// score the running maximum must somewhere rise by a factor of at least 1 + MARGIN / k. A cut that rises more than
-// the roundings is taken whatever was kept before, and from there on both processions are the same; what is
-// kept can then sink by no more than the roundings of k comparisons. With at most `MOST` contenders,
-// MARGIN > k·(2k + 3)·2^-21.6 holds, with room for the scan, whose scores are off by less than 2^-13.
+// ggml takes the cuts in turn, each with every shift, and keeps a candidate when product² > best · square in
+// float32, where product² / square is its score and `best` the rounded score of the one kept. So roundings
+// decide between candidates whose scores are within 2^-22 of each other, and their order matters. But those
+// whose scores lie below the greatest by more than MARGIN have no say: it is enough to take the others, k
+// contenders, in the same order. Between the margin and the greatest score the running maximum rises
+// somewhere by a factor of 1 + MARGIN / k or more. The contender that raises it so is kept whatever was kept
+// before, and from then on the same is kept with the rest and without; k comparisons sink it by less than the
+// rise. All this holds while MARGIN > k·(2k + 3)·2^-22, so for up to MOST contenders, with room for the 2^-13
+// by which the scan may misjudge a score.
 //
-// Where there are more of them (equal values), or where products leave the normal range of float32, all
-// cuts are taken.
+// Where there are more of them (equal values), or where scores are so small or large that float32 loses
+// digits, all candidates are taken.
 
 /** Fraction of the greatest score that a contender may lack. */
 export const MARGIN: f32 = 1.0 / 512;
@@ -19,16 +20,20 @@ export const MOST: i32 = 48;
 
 /** Scores, weights and their products that are safe from overflow, and from loss by underflow. */
 const SMALL: f32 = 1e-27;
-const LARGE: f32 = 1e30;
+const LARGE: f32 = 1e20;
 
-/** The best cut so far; `shifts` has bit g set when the levels of group g are shifted down, -1 before any cut. */
+/**
+ * The best cut so far; `shifts` has bit g set when the levels of group g are shifted down, -1 before any cut.
+ */
 export let low: i32 = 0;
 export let high: i32 = 0;
 export let shifts: i32 = -1;
 export let scale: f32 = 0;
 let score: f32 = 0;
 
-/** Cuts with a contender, in order: `low`, `high`, and which shifts contend as bits, from the high byte down. */
+/**
+ * Cuts with a contender, in order: `low`, `high`, and which shifts contend as bits, from the high byte down.
+ */
 const cuts: usize = memory.data(4 * 48, 16);
 let cutCount: i32 = 0;
 let contenders: i32 = 0;
@@ -54,7 +59,9 @@ let contenders: i32 = 0;
   }
 }
 
-/** Whether contenders can be told from the rest by a score that one of the cuts has, and the sum of weights. */
+/**
+ * Whether contenders can be told from the rest by a score that one of the cuts has, and the sum of weights.
+ */
 // @ts-ignore: decorator
 @inline export function isSafe(known: f32, weight: f32): bool {
   const least = min(min(known, weight), known * weight);

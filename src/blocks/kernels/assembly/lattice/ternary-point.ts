@@ -1,6 +1,6 @@
 // The lattice point for eight values: that of their digits, or the best of those around them.
 
-import { groupsOf, listOf } from "./ternary-tables";
+import { groupsOf, listOf, smallestByte } from "./ternary-tables";
 
 /** Steps that raising each value to its second best level would take in all. */
 const STEPS: f32 = 1500;
@@ -51,7 +51,10 @@ const rough: usize = memory.data(13 * 16, 16);
   );
 }
 
-/** Steps of both digits of nibble `pair`; `low` has the steps of levels 0 and 1, both halves of `top` those of 2. */
+/**
+ * Steps of both digits of nibble `pair`; `low` has the steps of levels 0 and 1, both halves of `top` those of
+ * 2.
+ */
 // @ts-ignore: decorator
 @inline function pairSteps(low: v128, top: v128, pair: i32): v128 {
   const a = i64x2.shr_u(low, 16 * pair);
@@ -60,14 +63,6 @@ const rough: usize = memory.data(13 * 16, 16);
     v128.shuffle<i8>(a, b, 0, 8, 16, 0, 8, 16, 0, 8, 16, 0, 0, 0, 0, 0, 0, 0),
     v128.shuffle<i8>(a, b, 1, 1, 1, 9, 9, 9, 17, 17, 17, 0, 0, 0, 0, 0, 0, 0),
   );
-}
-
-// @ts-ignore: decorator
-@inline function smallestByte(bytes: v128): i32 {
-  let a = i8x16.min_u(bytes, v128.shuffle<i64>(bytes, bytes, 1, 0));
-  a = i8x16.min_u(a, v128.shuffle<i32>(a, a, 1, 0, 3, 2));
-  a = i8x16.min_u(a, v128.shuffle<i16>(a, a, 1, 0, 3, 2, 5, 4, 7, 6));
-  return min(i8x16.extract_lane_u(a, 0), i8x16.extract_lane_u(a, 1));
 }
 
 /** Adds the errors of two values to a sum. */
@@ -189,7 +184,8 @@ export function nearestVector(x: usize, weights: usize, scale: f32, shift: f32, 
     pairSteps(low, top, 2),
     pairSteps(low, top, 3),
   );
-  // Eight roundings to whole steps put a sum off by four at most; float32 sums add what two of them can be off by.
+  // Eight roundings to whole steps put a sum off by four at most; to that comes what two float32 sums can be
+  // off by.
   const slack = laneSum(least0, least1) * by * <f32>2e-6 + 9;
   const limit = slack < 255 ? min(255, smallest + <i32>slack) : 255;
   return leastOf(list, groups, limit);

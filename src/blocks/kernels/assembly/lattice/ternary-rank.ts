@@ -40,8 +40,8 @@ const sums: usize = memory.data(4 * 384, 16);
 }
 
 /**
- * Ranks the values of four consecutive sub-blocks. Equal values, zeros of both signs among them, keep their order:
- * a value moves up one place for every later value that is smaller, and that one moves down.
+ * Ranks the values of four consecutive sub-blocks. Equal values, zeros of both signs among them, keep their
+ * order: a value moves up one place for every later value that is smaller, and that one moves down.
  */
 // @ts-ignore: decorator
 @inline export function rankFour(x: usize, size: usize): void {
@@ -103,8 +103,8 @@ const guesses: usize = memory.data(4 * 16, 16);
 }
 
 /**
- * Guesses cuts of the four sub-blocks that were ranked: where values round to levels shifted up, and to levels shifted
- * down, at a scale that is usual for normal values. Returns the largest magnitudes.
+ * Guesses cuts of the four sub-blocks that were ranked: where values round to levels shifted up, and to
+ * levels shifted down, at a scale that is usual for normal values. Returns the largest magnitudes.
  */
 // @ts-ignore: decorator
 @inline export function guessFour(size: usize): v128 {
@@ -162,7 +162,14 @@ const guesses: usize = memory.data(4 * 16, 16);
 
 /** Places value j of four sub-blocks, its terms of both kinds, `kinds` bytes apart. */
 // @ts-ignore: decorator
-@inline function placeFour(products: usize, weights: usize, j: usize, size: usize, to: usize, kinds: usize): void {
+@inline function placeFour(
+  products: usize,
+  weights: usize,
+  j: usize,
+  size: usize,
+  to: usize,
+  kinds: usize,
+): void {
   const places = i32x4.add(i32x4.shl(v128.load(ranks + 16 * j), 4), i32x4(0, 4, 8, 12));
   const a = i32x4.extract_lane(places, 0);
   const b = i32x4.extract_lane(places, 1);
@@ -180,8 +187,8 @@ const guesses: usize = memory.data(4 * 16, 16);
 }
 
 /**
- * Running sums over the sorted values of four sub-blocks: of w·x, then of w. They start with 0, and are float32
- * sums in that order.
+ * Running sums over the sorted values of four sub-blocks: of w·x, then of w. They start with 0, and are
+ * float32 sums in that order.
  *
  * @param products w·x of the values in their own order
  */
@@ -193,8 +200,8 @@ const guesses: usize = memory.data(4 * 16, 16);
 }
 
 /**
- * The same for the first eight values of four sub-blocks of sixteen, then for the last eight; a sum stays where it
- * is at values of the other eight.
+ * The same for the first eight values of four sub-blocks of sixteen, then for the last eight; a sum stays
+ * where it is at values of the other eight.
  */
 // @ts-ignore: decorator
 @inline export function sumApart(products: usize, weights: usize): void {

@@ -18,7 +18,9 @@ import { guessedHigh, guessedLow, sumsStride } from "./ternary-rank";
 const UP: i32 = 0;
 const DOWN: i32 = 15;
 
-/** For the scan: running sums of products, scaled, and of weights times 0.75 and 1.25; 33 and room for more. */
+/**
+ * For the scan: running sums of products, scaled, and of weights times 0.75 and 1.25; 33 and room for more.
+ */
 const scaled: usize = memory.data(4 * 40, 16);
 const upRows: usize = memory.data(4 * 40, 16);
 const downRows: usize = memory.data(4 * 40, 16);

@@ -1,5 +1,6 @@
-// IQ1_S and IQ1_M: groups of eight values on a lattice of ternary digits, with 3-bit scales and a shift of the levels
-// by an eighth. IQ1_S has a scale and a shift for 32 values; IQ1_M a scale for 16 and a shift for 8.
+// IQ1_S and IQ1_M: groups of eight values on a lattice of ternary digits, with 3-bit scales and a shift of
+// the levels by an eighth. IQ1_S has a scale and a shift for 32 values; IQ1_M a scale for 16 and a shift for
+// 8.
 //
 // Lanes are sub-blocks where values are sorted and summed, and cuts or points where these are compared; every
 // float32 sum is taken in ggml's order.
@@ -7,28 +8,34 @@
 import { halfOf } from "../half";
 import { searchApart } from "./ternary-apart";
 import { high, low, scale, shifts } from "./ternary-best";
+import {
+  BLOCK,
+  fitGroup,
+  fitProducts,
+  fitSquares,
+  products,
+  shiftOf,
+  sumFour,
+  weigh,
+  weighted,
+} from "./ternary-fit";
 import { nearestVector } from "./ternary-point";
 import { guessFour, guessesOf, rankFour, ranks, sumApart, sumTogether, sumsOf } from "./ternary-rank";
-import { entryOf, pointValues } from "./ternary-tables";
+import { entryOf } from "./ternary-tables";
 import { searchTogether } from "./ternary-together";
 
 export { makeTernaryTables, ternaryTableBytes } from "./ternary-tables";
 
 const IQ1_S: i32 = 19;
-const BLOCK: usize = 4 * 256;
-
-/** Weights of up to four blocks, and their products with the values. */
-const weighted: usize = memory.data(4 * 4 * 256, 16);
-const products: usize = memory.data(4 * 4 * 256, 16);
-/** Σ terms of a fit: weight·level·x and weight·level² of values. */
-const fitProducts: usize = memory.data(4 * 4 * 256, 16);
-const fitSquares: usize = memory.data(4 * 4 * 256, 16);
 
 /** Of the sub-blocks of a block: scales, and shifts of their groups as bits. */
 const scales: usize = memory.data(4 * 16, 16);
 const down: usize = memory.data(16, 16);
 /** Point of each group of a block. */
 const points: usize = memory.data(2 * 32, 16);
+
+/** Products and squares of the fits of four blocks, or of four sub-blocks. */
+const four: usize = memory.data(2 * 16, 16);
 
 /** Cuts of four sub-blocks. */
 const lows: usize = memory.data(16, 16);
@@ -37,47 +44,9 @@ const flips: usize = memory.data(16, 16);
 /** Vectors of digits of the groups of four sub-blocks: a vector for each group, lanes by sub-block. */
 const vectors: usize = memory.data(4 * 16, 16);
 
-/** Sums of four blocks, or of four sub-blocks. */
-const four: usize = memory.data(2 * 16, 16);
-
-/** Four float32 sums of `count` terms each, `stride` bytes apart, in order. */
-// @ts-ignore: decorator
-@inline function sumFour(terms: usize, stride: usize, count: i32, to: usize): void {
-  let a: f32 = 0;
-  let b: f32 = 0;
-  let c: f32 = 0;
-  let d: f32 = 0;
-  for (let i: usize = 0; i < 4 * <usize>count; i += 4) {
-    a += load<f32>(terms + i);
-    b += load<f32>(terms + i + stride);
-    c += load<f32>(terms + i + 2 * stride);
-    d += load<f32>(terms + i + 3 * stride);
-  }
-  v128.store(to, f32x4(a, b, c, d));
-}
-
-/** The importance times sqrt(2·mean x² + x²) of the values of four blocks; without an importance it counts as 1. */
-// @ts-ignore: decorator
-@inline function weigh(x: usize, weights: usize, count: i32): void {
-  const end = BLOCK * <usize>count;
-  for (let i: usize = 0; i < end; i += 16) {
-    const value = v128.load(x + i);
-    v128.store(products + i, f32x4.mul(value, value));
-  }
-  sumFour(products, BLOCK, 256, four);
-  for (let block: usize = 0; block < <usize>count; block++) {
-    const spread = f32x4.splat((load<f32>(four + 4 * block) * 2) / 256);
-    for (let i = BLOCK * block; i < BLOCK * (block + 1); i += 16) {
-      const value = v128.load(x + i);
-      let weight = f32x4.sqrt(f32x4.add(spread, v128.load(products + i)));
-      if (weights !== 0) weight = f32x4.mul(v128.load(weights + i), weight);
-      v128.store(weighted + i, weight);
-      v128.store(products + i, f32x4.mul(weight, value));
-    }
-  }
-}
-
-/** Digits of a value of four sub-blocks: 0 below the first cut, 2 from the second on, or the other way round. */
+/**
+ * Digits of a value of four sub-blocks: 0 below the first cut, 2 from the second on, or the other way round.
+ */
 // @ts-ignore: decorator
 @inline function digitsOf(j: usize, low: v128, high: v128, flip: v128): v128 {
   const rank = v128.load(ranks + 16 * j);
@@ -100,34 +69,6 @@ const four: usize = memory.data(2 * 16, 16);
     }
     v128.store(vectors + 16 * group, vector);
   }
-}
-
-// @ts-ignore: decorator
-@inline function shiftOf(shifts: i32, group: i32): f32 {
-  return ((shifts >> group) & 1) !== 0 ? -0.125 : 0.125;
-}
-
-/** Levels of four values of a point, times `by`. */
-// @ts-ignore: decorator
-@inline function levelsOf(values: usize, shift: f32, by: f32): v128 {
-  const wide = i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(v128.load32_zero(values)));
-  return f32x4.mul(f32x4.add(f32x4.convert_i32x4_s(wide), f32x4.splat(shift)), f32x4.splat(by));
-}
-
-/** Terms of a fit of four values. */
-// @ts-ignore: decorator
-@inline function fit(x: usize, offset: usize, levels: v128): void {
-  const weight = f32x4.mul(v128.load(weighted + offset), levels);
-  v128.store(fitProducts + offset, f32x4.mul(weight, v128.load(x)));
-  v128.store(fitSquares + offset, f32x4.mul(weight, levels));
-}
-
-/** Terms of a fit of a group; `offset` is that of its first value among the weights. */
-// @ts-ignore: decorator
-@inline function fitGroup(x: usize, offset: usize, point: i32, shift: f32, by: f32): void {
-  const values = pointValues(point);
-  fit(x, offset, levelsOf(values, shift, by));
-  fit(x + 16, offset + 16, levelsOf(values + 4, shift, by));
 }
 
 /**
@@ -194,7 +135,7 @@ const four: usize = memory.data(2 * 16, 16);
   }
 }
 
-/** The largest scale of a block's first `count` sub-blocks. */
+/** The largest of a block's `count` scales. */
 // @ts-ignore: decorator
 @inline function largestScale(count: i32): f32 {
   let most: f32 = 0;
@@ -209,6 +150,7 @@ const four: usize = memory.data(2 * 16, 16);
   return max(0, min(7, (reinterpret<i32>(steps + 12582912) & 0x7fffff) - 0x400000));
 }
 
+/** Encodes a block of IQ1_S. */
 // @ts-ignore: decorator
 @inline function together(x: usize, offset: usize, output: usize): void {
   for (let s = 0; s < 8; s += 4) roundFour(x + 128 * s, offset + 128 * s, s, 32, 1e-12);
@@ -231,17 +173,16 @@ const four: usize = memory.data(2 * 16, 16);
   }
 }
 
-/** Step of the scales of each block of IQ1_M, 0 where there are none. */
-const blockSteps: usize = memory.data(16, 16);
+/** The largest scale of each of four blocks of IQ1_M. */
+const largestScales: usize = memory.data(16, 16);
 
 /** All of a block of IQ1_M but its half, and the terms of the fit that gives it. */
 // @ts-ignore: decorator
 @inline function apart(x: usize, offset: usize, output: usize, block: i32): void {
   for (let s = 0; s < 16; s += 4) roundFour(x + 64 * s, offset + 64 * s, s, 16, 1e-7);
   const most = largestScale(16);
-  const step = most / 15;
-  const inverse: f32 = 1 / step;
-  store<f32>(blockSteps + 4 * block, step);
+  const inverse: f32 = 1 / (most / 15);
+  store<f32>(largestScales + 4 * block, most);
   let codes: u64 = 0;
   for (let s = 0; s < 16; s++) {
     const first = <i32>load<u16>(points + 4 * s);
@@ -270,10 +211,10 @@ const blockSteps: usize = memory.data(16, 16);
   sumFour(fitProducts, BLOCK, 256, four);
   sumFour(fitSquares, BLOCK, 256, four + 16);
   for (let block = 0; block < count; block++) {
-    const step = load<f32>(blockSteps + 4 * block);
-    if (step === 0) continue;
+    const most = load<f32>(largestScales + 4 * block);
+    if (most === 0) continue;
     const square = load<f32>(four + 4 * block, 16);
-    const scale = square > 0 ? load<f32>(four + 4 * block) / square : step;
+    const scale = square > 0 ? load<f32>(four + 4 * block) / square : most / 15;
     const half = halfOf(scale * <f32>1.1125);
     for (let j = 0; j < 4; j++) {
       const at = output + 56 * block + 2 * j;
