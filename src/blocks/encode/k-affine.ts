@@ -6,7 +6,7 @@ import { affineSearch, type AffineSearch, nearest, searchAffine, searchPositive 
 const { abs, fround, max, min, sqrt } = Math;
 
 /** What distinguishes the affine types with blocks of 256 values. */
-interface Layout {
+export interface AffineLayout {
   readonly bytes: number;
   /** Values of a sub-block. */
   readonly count: number;
@@ -56,7 +56,7 @@ function spreadScales(scales: Float32Array, top: number, levels: Uint8Array): nu
 }
 
 /** Levels of the values under the stored scales; a sub-block whose scale became 0 keeps those of the search. */
-function assignLevels(values: Float32Array, layout: Layout, out: Uint8Array, levels: Uint8Array): void {
+function assignLevels(values: Float32Array, layout: AffineLayout, out: Uint8Array, levels: Uint8Array): void {
   const { count, top, halves } = layout;
   for (let s = 0; s < 256 / count; s++) {
     const [scale, minimum] = layout.scaleLevels(out, s);
@@ -69,7 +69,12 @@ function assignLevels(values: Float32Array, layout: Layout, out: Uint8Array, lev
   }
 }
 
-function encodeBlock(layout: Layout, values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
+function encodeBlock(
+  layout: AffineLayout,
+  values: Float32Array,
+  out: Uint8Array,
+  importance?: Float32Array,
+): void {
   const { count, top, scaleTop } = layout;
   const subBlocks = 256 / count;
   const levels = new Uint8Array(256);
@@ -106,7 +111,7 @@ function encodeBlock(layout: Layout, values: Float32Array, out: Uint8Array, impo
   layout.pack(out, levels);
 }
 
-function encoder(layout: Layout): Encoder {
+function encoder(layout: AffineLayout): Encoder {
   return (values, out, importance) => {
     for (let o = 0, at = 0; o < values.length; o += 256, at += layout.bytes) {
       const block = values.subarray(o, o + 256);
@@ -167,8 +172,8 @@ function packQ5_K(out: Uint8Array, levels: Uint8Array): void {
   packNibbles(out, 48, levels);
 }
 
-/** Q2_K of whole blocks: a searched scale and minimum for every 16 values, in 4-bit steps of a half each. */
-export const encodeQ2_K = encoder({
+/** How Q2_K is laid out. */
+export const layoutQ2_K: AffineLayout = {
   bytes: 84,
   count: 16,
   top: 3,
@@ -182,10 +187,13 @@ export const encodeQ2_K = encoder({
   packScales: packScalesQ2_K,
   scaleLevels: (out, s) => [out[s]! & 15, out[s]! >> 4],
   pack: packQ2_K,
-});
+};
 
-/** Q4_K of whole blocks: a searched scale and minimum for every 32 values, in 6-bit steps of a half each. */
-export const encodeQ4_K = encoder({
+/** Q2_K of whole blocks: a searched scale and minimum for every 16 values, in 4-bit steps of a half each. */
+export const encodeQ2_K = encoder(layoutQ2_K);
+
+/** How Q4_K is laid out. */
+export const layoutQ4_K: AffineLayout = {
   bytes: 144,
   count: 32,
   top: 15,
@@ -199,10 +207,13 @@ export const encodeQ4_K = encoder({
   packScales: packPairs,
   scaleLevels: pairOf,
   pack: (out, levels) => packNibbles(out, 16, levels),
-});
+};
 
-/** Q5_K of whole blocks: as Q4_K, with levels of five bits. */
-export const encodeQ5_K = encoder({
+/** Q4_K of whole blocks: a searched scale and minimum for every 32 values, in 6-bit steps of a half each. */
+export const encodeQ4_K = encoder(layoutQ4_K);
+
+/** How Q5_K is laid out. */
+export const layoutQ5_K: AffineLayout = {
   bytes: 176,
   count: 32,
   top: 31,
@@ -216,4 +227,7 @@ export const encodeQ5_K = encoder({
   packScales: packPairs,
   scaleLevels: pairOf,
   pack: packQ5_K,
-});
+};
+
+/** Q5_K of whole blocks: as Q4_K, with levels of five bits. */
+export const encodeQ5_K = encoder(layoutQ5_K);

@@ -38,3 +38,11 @@ export function floatOf(half: i32): f32 {
       : reinterpret<f32>((magnitude << 13) + (112 << 23));
   return half == magnitude ? value : -value;
 }
+
+/** Four numbers that are not negative and that a half can hold, rounded to halves. */
+// @ts-ignore: decorator
+@inline export function roundToHalf(values: v128): v128 {
+  const exponent = v128.and(values, i32x4.splat(0x7f800000));
+  const base = i32x4.add(i32x4.max_s(exponent, i32x4.splat(113 << 23)), i32x4.splat(13 << 23));
+  return f32x4.sub(f32x4.add(values, base), base);
+}

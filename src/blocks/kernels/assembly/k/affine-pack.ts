@@ -44,7 +44,7 @@ export function packPairs(found: usize, limit: i32, to: usize): void {
 
 /** Two bits of values that are 32 apart. */
 // @ts-ignore: decorator
-@inline export function packPairsOfBits(levels: usize, to: usize): void {
+@inline function packPairsOfBits(levels: usize, to: usize): void {
   for (let h: usize = 0; h < 2; h++) {
     for (let l: usize = 0; l < 32; l += 16) {
       const at = levels + 128 * h + l;
@@ -62,7 +62,7 @@ export function packPairs(found: usize, limit: i32, to: usize): void {
 
 /** Low nibbles of values that are 32 apart. */
 // @ts-ignore: decorator
-@inline export function packNibbles(levels: usize, to: usize): void {
+@inline function packNibbles(levels: usize, to: usize): void {
   for (let pair: usize = 0; pair < 4; pair++) {
     for (let l: usize = 0; l < 32; l += 16) {
       const at = levels + 64 * pair + l;
@@ -73,7 +73,7 @@ export function packPairs(found: usize, limit: i32, to: usize): void {
 
 /** Fifth bits of values that are 32 apart. */
 // @ts-ignore: decorator
-@inline export function packFifthBits(levels: usize, to: usize): void {
+@inline function packFifthBits(levels: usize, to: usize): void {
   for (let l: usize = 0; l < 32; l += 16) {
     let bits = i32x4.splat(0);
     for (let s: i32 = 0; s < 8; s++) {
@@ -81,5 +81,17 @@ export function packPairs(found: usize, limit: i32, to: usize): void {
       bits = v128.or(bits, i8x16.shl(fifth, s));
     }
     v128.store(to + l, bits);
+  }
+}
+
+/** Stores the levels of a block of Q2_K (10), Q4_K (12) or Q5_K (13). */
+export function packLevels(target: i32, levels: usize, output: usize): void {
+  if (target == 10) {
+    packPairsOfBits(levels, output + 16);
+  } else if (target == 12) {
+    packNibbles(levels, output + 16);
+  } else {
+    packFifthBits(levels, output + 16);
+    packNibbles(levels, output + 48);
   }
 }

@@ -20,15 +20,7 @@ import {
   SUMS,
 } from "./affine-fields";
 import { placeByImportance, placeByMagnitude, placeBySpread, SET, sets } from "./affine-lanes";
-import {
-  packFifthBits,
-  packNibbles,
-  packPairs,
-  packPairsOfBits,
-  packScales,
-  pairOf,
-  scalesOf,
-} from "./affine-pack";
+import { packLevels, packPairs, packScales, pairOf, scalesOf } from "./affine-pack";
 import { searchScales, spreadScales } from "./affine-scales";
 import { finish, search } from "./affine-search";
 
@@ -202,14 +194,7 @@ function meanSquares(x: usize, blocks: usize): void {
     const first = count * s;
     assign(x + 4 * first, count, <i32>topOf(target), scale, minimum, found + FIELD_STEP * s, levels + first);
   }
-  if (target == Q2_K) {
-    packPairsOfBits(levels, output + 16);
-  } else if (target == Q4_K) {
-    packNibbles(levels, output + 16);
-  } else {
-    packFifthBits(levels, output + 16);
-    packNibbles(levels, output + 48);
-  }
+  packLevels(target, levels, output);
 }
 
 /** Encodes up to 16 blocks: as many as the fields hold and as a chunk of `rows.ts` has. */
