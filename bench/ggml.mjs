@@ -8,7 +8,7 @@ import { packageRoot } from "../dist/src/base/paths.js";
 import { blockType } from "../dist/src/blocks/table.js";
 import { locateLlama } from "../dist/src/engines/llama/platform.js";
 
-/** ggml ends the process when these are asked for without an importance. */
+/** Without an importance ggml ends the process for these, or (IQ1_M) takes the squares of the values, which loses more. */
 export const NEEDY = new Set(["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"]);
 
 /**

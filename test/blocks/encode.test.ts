@@ -22,7 +22,7 @@ const golden = types
 const values = floats("input.f32");
 const importance = floats("importance.f32");
 const ggml = loadGgmlQuants();
-/** ggml ends the process when these are asked for without an importance. */
+/** Without an importance ggml ends the process for these, or (IQ1_M) takes the squares of the values, which loses more. */
 const needy: ReadonlySet<BlockTypeName> = new Set(["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"]);
 /** Types whose kernels refuse what is out of range before it is encoded; see `rows.ts`. */
 const limited = (type: BlockTypeName): boolean =>

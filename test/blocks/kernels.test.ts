@@ -13,7 +13,7 @@ const ggml = loadGgmlQuants();
 const sources = ["F32", "F16", "BF16"] as const;
 /** Their own range decides what they refuse; the others refuse what no half holds. */
 const unlimited: ReadonlySet<BlockTypeName> = new Set(["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K"]);
-/** ggml ends the process when these are asked for without an importance. */
+/** Without an importance ggml ends the process for these, or (IQ1_M) takes the squares of the values, which loses more. */
 const needy: ReadonlySet<BlockTypeName> = new Set(["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"]);
 /** Largest magnitude that a type takes which looks at values one by one. */
 const largest = (target: BlockTypeName): number => (target === "NVFP4" ? 2688 : 65504);

@@ -26,7 +26,7 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 );
 
 /** Types that the kernels know a search for. */
-const searched: ReadonlySet<BlockTypeName> = new Set([...["Q2_K", "Q4_K", "Q5_K"]] as const);
+const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>(["Q2_K", "Q4_K", "Q5_K"]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
