@@ -9,6 +9,7 @@ import { Kernels } from "../../src/blocks/kernels/kernels.js";
 import { compileKernels } from "../../src/blocks/kernels/load.js";
 import { rowBytes } from "../../src/blocks/table.js";
 import type { BlockTypeName, Method } from "../../src/blocks/types.js";
+import { campaignRuns } from "../support/campaign.js";
 import { firstDifference, importances, weights, withinHalf } from "../support/weights.js";
 
 const floats = (file: string): Float32Array =>
@@ -58,7 +59,7 @@ describe.each(searched)("the search of %s", (type) => {
           expect(firstDifference(bytes, expected)).toBe(-1);
         },
       ),
-      { seed: 21, numRuns: 60 },
+      { seed: 21, numRuns: campaignRuns(400) },
     );
   });
 
@@ -68,7 +69,7 @@ describe.each(searched)("the search of %s", (type) => {
         const values = withinHalf(raw, 2688);
         expect(Number.isFinite(pack(type, values, "search", importance).error)).toBe(true);
       }),
-      { seed: 22, numRuns: 60 },
+      { seed: 22, numRuns: campaignRuns(400) },
     );
     expect(pack(type, new Float32Array(256), "search").error).toBe(0);
   });

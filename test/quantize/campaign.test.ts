@@ -3,12 +3,12 @@ import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { readJournal, type TensorHash } from "../../src/quantize/journal.js";
+import { fullCampaign } from "../support/campaign.js";
 import { makeCheckpoint } from "../support/checkpoints.js";
 import { type CommandResult, lapidary } from "../support/command.js";
 import { filesIn, scratch } from "./nano.js";
 
-const FULL = process.env["LAPIDARY_CAMPAIGN"] === "full";
-const KILLS = FULL ? 50 : 5;
+const KILLS = fullCampaign ? 50 : 5;
 const SEED = 20_260_725;
 
 /** Numbers from 0 to 1 that are the same for every run of the test. */
@@ -77,7 +77,7 @@ class Victim {
 
 it(
   `a conversion that is killed ${KILLS} times at any moment loses no finished tensor and no byte`,
-  { timeout: FULL ? 900_000 : 240_000 },
+  { timeout: fullCampaign ? 900_000 : 240_000 },
   async () => {
     const root = scratch();
     const source = join(root, "source");
