@@ -25,7 +25,7 @@ const context = 512;
 const patience = 600_000;
 
 /** All mixes with LAPIDARY_CAMPAIGN=full, else one of each kind. */
-const few: readonly string[] = ["bf16", "Q8_0 plain", "Q4_0 plain", "Q4_K_M imatrix"];
+const few: ReadonlySet<string> = new Set(["bf16", "Q8_0 plain", "Q4_0 plain", "Q4_K_M imatrix"]);
 
 const lines = readFileSync(join(packageRoot, "fixtures", "reference", "figures.txt"), "utf8").split("\n");
 const figures: ReadonlyMap<string, Figure> = new Map(
@@ -46,7 +46,7 @@ const figures: ReadonlyMap<string, Figure> = new Map(
     ];
   }),
 );
-const compared = [...figures.keys()].filter((name) => name !== "f32" && (fullCampaign || few.includes(name)));
+const compared = [...figures.keys()].filter((name) => name !== "f32" && (fullCampaign || few.has(name)));
 const searched = compared.filter((name) => name.endsWith(" imatrix") && !name.startsWith("Q8_0"));
 
 let engine: Engine;
