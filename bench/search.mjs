@@ -7,11 +7,8 @@
 // without and with the importance, and ours. For types whose blocks hold one scale (and offset) an exhaustive scan
 // of all of them says how much of the gap between ggml and the best is closed. Speeds are MB of float32 a second
 // of processor time on one thread, in turns, beside ggml's encoder with an importance.
-import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import { parseArgs, promisify } from "node:util";
-import koffi from "koffi";
+import { parseArgs } from "node:util";
 import { openFile } from "../dist/formats/file-source.js";
 import { readImportance } from "../dist/formats/imatrix/read.js";
 import { openCheckpoint } from "../dist/formats/safetensors/read.js";
@@ -21,9 +18,10 @@ import { encodable } from "../dist/src/blocks/encode/encode.js";
 import { floatToHalf, halfToFloat } from "../dist/src/blocks/floats.js";
 import { Kernels } from "../dist/src/blocks/kernels/kernels.js";
 import { compileKernels } from "../dist/src/blocks/kernels/load.js";
-import { blockType, rowBytes } from "../dist/src/blocks/table.js";
+import { rowBytes } from "../dist/src/blocks/table.js";
 import { bindCheckpoint } from "../dist/src/gemma4/bind.js";
 import { readConfig } from "../dist/src/gemma4/config.js";
+import { NEEDY, normalValues, shippedGgml } from "./ggml.mjs";
 
 const { values: flags } = parseArgs({
   options: {
@@ -34,28 +32,7 @@ const { values: flags } = parseArgs({
   },
 });
 
-const path = (createRequire(import.meta.url).resolve.paths("@node-llama-cpp/linux-x64") ?? [])
-  .map((folder) => join(folder, "@node-llama-cpp/linux-x64/bins/linux-x64/libggml-base.so"))
-  .find((candidate) => existsSync(candidate));
-if (path === undefined) throw new Error("ggml's x86-64 library is not installed");
-const quantizeChunk = koffi
-  .load(path)
-  .func("size_t ggml_quantize_chunk(int, const float *, void *, int64_t, int64_t, int64_t, const float *)");
-const quantizeAsync = promisify(quantizeChunk.async);
-/** ggml ends the process when these are asked for without an importance. */
-const needy = new Set(["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"]);
-
-function normalValues(count, scale) {
-  let state = 1;
-  const uniform = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state + 0.5) / 2 ** 32;
-  };
-  return Float32Array.from(
-    { length: count },
-    () => scale * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
-  );
-}
+const shipped = shippedGgml();
 
 /** Some rows of every matrix of the miniature that has an importance, then rows of normal values. */
 async function samples() {
@@ -225,7 +202,6 @@ async function speeds(type) {
   const importance = normalValues(row, 1).map((value) => value * value);
   kernels.input.set(new Uint8Array(values.buffer));
   const out = new Uint8Array(rowBytes(type, values.length));
-  const rows = BigInt(values.length / row);
   const clock = async (work) => {
     const before = process.cpuUsage();
     await work();
@@ -235,7 +211,7 @@ async function speeds(type) {
   const contestants = {
     search: () => kernels.convert("F32", type, values.length, importance, "search"),
     own: () => kernels.convert("F32", type, values.length, importance, "ggml"),
-    ggml: () => quantizeAsync(blockType(type).id, values, out, 0n, rows, BigInt(row), importance),
+    ggml: () => shipped(type, values, out, values.length, row, importance),
   };
   const found = { search: [], own: [], ggml: [] };
   for (let round = 0; round <= Number(flags.rounds); round++) {
@@ -246,6 +222,8 @@ async function speeds(type) {
   }
   return Object.fromEntries(Object.entries(found).map(([name, list]) => [name, median(list)]));
 }
+
+const ppm = (value) => (value * 1e6).toFixed(1).padStart(10);
 
 const data = await samples();
 const results = [];
@@ -262,7 +240,7 @@ for (const type of flags.only.split(",")) {
       const weights = given ? importance : new Float32Array(values.length).fill(1);
       for (const [at, value] of values.entries()) totals.energy += weights[at] * value * value;
       const theirs =
-        given || !needy.has(type) ? ours(type, values, given ? importance : undefined, "ggml") : null;
+        given || !NEEDY.has(type) ? ours(type, values, given ? importance : undefined, "ggml") : null;
       const searched = ours(type, values, given ? importance : undefined, "search");
       const search = weightedError(type, values, searched, weights);
       const ggml = theirs === null ? Number.NaN : weightedError(type, values, theirs, weights);
@@ -290,7 +268,6 @@ for (const type of flags.only.split(",")) {
     };
     results.push(result);
     if (flags.json) continue;
-    const ppm = (value) => (value * 1e6).toFixed(1).padStart(10);
     process.stdout.write(
       [
         type.padEnd(8),

@@ -1,6 +1,6 @@
 import { Args, Flags } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
-import { names, outputFlags, outputOptions } from "../src/cli/flags.js";
+import { outputFlags, outputOptions } from "../src/cli/flags.js";
 import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import { chunks, context, gateFlags, gatesOf, text, textMode } from "../src/cli/measure-flags.js";
 import type { BuildReport } from "../src/pipeline/build.js";
@@ -25,10 +25,6 @@ A build that was broken off goes on where it stopped when it is started again. F
   };
 
   static override flags = {
-    type: names(
-      "type",
-      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize",
-    ),
     out: Flags.string({ char: "o", description: "folder for the files and manifest.json", required: true }),
     text,
     "text-mode": textMode,
@@ -66,7 +62,6 @@ A build that was broken off goes on where it stopped when it is started again. F
     const report = await build(
       {
         source: args.source,
-        types: flags.type,
         out: flags.out,
         text: flags.text,
         mode: flags["text-mode"],
@@ -76,7 +71,7 @@ A build that was broken off goes on where it stopped when it is started again. F
         generationTokens: flags.generation,
         repetitions: flags.repetitions,
         gates: gatesOf(flags),
-        ...typeOptions(flags),
+        ...(await typeOptions(flags)),
         ...outputOptions(flags),
       },
       await this.reporter(),

@@ -1,15 +1,17 @@
 import { Args, Flags } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
-import { convertFlags, names, outputOptions } from "../src/cli/flags.js";
+import { convertFlags, outputOptions } from "../src/cli/flags.js";
 import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 
 export default class Convert extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
   static override summary = "Write a checkpoint in another format.";
 
-  static override description = `Reads the folder of a Gemma 4 checkpoint (config.json, tokenizer.json, safetensors) and writes a GGUF file that llama.cpp loads. A type names one of llama-quantize's mixes; several types make several files. Every tensor has to be known, present and of the right shape.
+  static override description = `Reads the folder of a Gemma 4 checkpoint (config.json, tokenizer.json, safetensors) and writes a GGUF file that llama.cpp loads. A type names one of llama-quantize's mixes, or a recipe names types tensor by tensor; several types make several files. Every tensor has to be known, present and of the right shape.
 
-Keys and values of layers that share those of an earlier one are left out: nothing reads them.`;
+Keys and values of layers that share those of an earlier one are left out: nothing reads them.
+
+A run that was stopped is continued by the same command; finished tensors are checked, and damaged ones done again. With --redo, single tensors of a complete output are done again too.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --to gguf --type bf16 --out gemma-4-E2B-it-BF16.gguf",
@@ -23,12 +25,9 @@ Keys and values of layers that share those of an earlier one are left out: nothi
 
   static override flags = {
     to: Flags.option({ description: "format to write", options: ["gguf"] as const, required: true })(),
-    type: names(
-      "type",
-      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize",
-    ),
     "match-converter": Flags.boolean({
       description: "write exactly what llama.cpp's own converter writes (F32, F16, BF16, Q8_0)",
+      exclusive: ["recipe"],
     }),
     ...typeFlags,
     ...convertFlags,
@@ -41,11 +40,11 @@ Keys and values of layers that share those of an earlier one are left out: nothi
     const artifacts = await convertCheckpoint(
       {
         source: args.checkpoint,
-        types: flags.type,
         out: flags.out,
         matchConverter: flags["match-converter"],
-        ...typeOptions(flags),
+        ...(await typeOptions(flags)),
         ...outputOptions(flags),
+        redo: flags.redo,
         dryRun: flags["dry-run"],
       },
       await this.reporter(),

@@ -1,17 +1,21 @@
 import { Args } from "@oclif/core";
 import { LapidaryCommand } from "../src/cli/command.js";
-import { convertFlags, names, outputOptions } from "../src/cli/flags.js";
+import { convertFlags, outputOptions } from "../src/cli/flags.js";
 import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 
 export default class Quantize extends LapidaryCommand<{ artifacts: readonly ConvertedArtifact[] }> {
   static override summary = "Round a checkpoint, or an unrounded GGUF, to a mix of block types.";
 
-  static override description = `Takes the folder of a checkpoint, or a GGUF file in BF16, F16 or F32 (any part of a split one), and writes GGUF. Which tensor gets which type is llama-quantize's choice.`;
+  static override description = `Takes the folder of a checkpoint, or a GGUF file in BF16, F16 or F32 (any part of a split one), and writes GGUF. Which tensor gets which type is llama-quantize's choice where neither a flag nor a recipe names one.
+
+A run that was stopped is continued by the same command; finished tensors are checked, and damaged ones done again. With --redo, single tensors of a complete output are done again too.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --type Q4_0 --out out",
+    "<%= config.bin %> <%= command.id %> gemma-4-E2B-it --recipe e2b-q4.yaml --out out --dry-run",
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it-BF16.gguf --type Q8_0,Q4_0 --out out --memory 512MiB",
+    '<%= config.bin %> <%= command.id %> gemma-4-E2B-it --type Q4_0 --out out --redo "ffn_down"',
   ];
 
   static override args = {
@@ -22,10 +26,6 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
   };
 
   static override flags = {
-    type: names(
-      "type",
-      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize",
-    ),
     ...typeFlags,
     ...convertFlags,
   };
@@ -37,11 +37,11 @@ export default class Quantize extends LapidaryCommand<{ artifacts: readonly Conv
     const artifacts = await convert(
       {
         source: args.source,
-        types: flags.type,
         out: flags.out,
         matchConverter: false,
-        ...typeOptions(flags),
+        ...(await typeOptions(flags)),
         ...outputOptions(flags),
+        redo: flags.redo,
         dryRun: flags["dry-run"],
       },
       await this.reporter(),

@@ -179,7 +179,8 @@ export async function createGguf(
 
 /**
  * Opens the temporary files that a suspended or killed run left, with what it wrote. That they are of the
- * same layout is the caller's to know; only their sizes are checked.
+ * same layout is the caller's to know; only their sizes are checked. The headers are written anew, so that of
+ * what a crash can have spoilt only the tensors are left to look at.
  *
  * @param outputPath as given to `createGguf`
  * @returns undefined when a file is missing or has another size: there is nothing to go on from
@@ -199,6 +200,10 @@ export async function reopenGguf(
       const handle = await attempt(path, openIfThere(temporaryPath));
       if (handle !== undefined) files.push({ path, temporaryPath, handle });
       fits &&= (await handle?.stat())?.size === layout.parts[index]!.size;
+    }
+    if (fits) {
+      for (const [index, { path, handle }] of files.entries())
+        await attempt(path, writeFully(handle, layout.parts[index]!.header, 0));
     }
   } catch (error) {
     await new GgufOutput(files).suspend();

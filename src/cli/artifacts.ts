@@ -9,7 +9,8 @@ function shares(artifact: ConvertedArtifact): string {
 const OUTCOMES: Readonly<Record<ConvertedArtifact["outcome"], (artifact: ConvertedArtifact) => string>> = {
   planned: () => "not written (dry run)",
   written: ({ seconds }) => `written in ${formatDuration(seconds)}`,
-  continued: ({ seconds }) => `continued, finished in ${formatDuration(seconds)}`,
+  continued: ({ damaged, seconds }) =>
+    `continued${damaged > 0 ? ` (${damaged} damaged)` : ""}, finished in ${formatDuration(seconds)}`,
   unchanged: () => "there already",
 };
 

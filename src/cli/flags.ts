@@ -5,21 +5,6 @@ import { formatSize, parseSize } from "../base/sizes.js";
 
 const DEFAULT_MEMORY = 1024 ** 3;
 
-/** A list of names in one flag value, separated by commas. */
-function list(text: string, flag: string): string[] {
-  const names = text.split(",").map((name) => name.trim());
-  if (names.includes("")) {
-    throw new LapidaryError(
-      "bad-flag",
-      `--${flag} ${text}: an empty name in the list; expected names separated by commas.`,
-      {
-        exitCode: 2,
-      },
-    );
-  }
-  return names;
-}
-
 async function size(text: string, flag: string): Promise<number> {
   const bytes = parseSize(text);
   if (bytes === undefined || bytes === 0) {
@@ -57,14 +42,6 @@ const splitMaxSize = Flags.custom<number>({
   parse: (text) => size(text, "split-max-size"),
 })();
 
-/** Names separated by commas, such as `Q8_0,Q4_0`. */
-export const names = (flag: string, description: string) =>
-  Flags.custom<string[]>({
-    description,
-    helpValue: "TYPE[,TYPE…]",
-    parse: async (text) => list(text, flag),
-  })({ required: true });
-
 /** Flags of every command that writes files from a model. */
 export const outputFlags = {
   "keep-unused-kv": Flags.boolean({ description: "keep keys and values that shared layers never use" }),
@@ -85,24 +62,25 @@ export const convertFlags = {
     required: true,
   }),
   ...outputFlags,
+  redo: Flags.string({
+    description:
+      "do the tensors again whose name a regular expression finds, and keep all others, in an output that is there or an unfinished one",
+    helpValue: "REGEX",
+  }),
   "dry-run": Flags.boolean({ description: "say exactly what would be written, and write nothing" }),
 };
 
 interface OutputValues {
-  readonly "keep-unused-kv": boolean;
   readonly "split-max-size": number | undefined;
-  readonly "keep-split": boolean;
   readonly threads: number;
   readonly memory: number;
   readonly force: boolean;
 }
 
-/** What the pipeline calls the values of `outputFlags`. */
+/** What the pipeline calls those values of `outputFlags` that no recipe has a say in. */
 export function outputOptions(flags: OutputValues) {
   return {
-    keepUnusedKv: flags["keep-unused-kv"],
     splitMaxBytes: flags["split-max-size"],
-    keepSplit: flags["keep-split"],
     threads: flags.threads,
     memory: flags.memory,
     force: flags.force,

@@ -12,8 +12,9 @@ function amount(value: number, unit: Progress["unit"]): string {
 
 function pace(progress: Progress, seconds: number): string {
   if (seconds <= 0 || progress.done <= 0) return "";
-  const rate = progress.done / seconds;
-  const left = (progress.total - progress.done) / rate;
+  const average = progress.done / seconds;
+  const { rate, left } = progress.pace ?? { rate: average, left: (progress.total - progress.done) / average };
+  if (rate <= 0 || left === null) return "";
   const speed = progress.unit === "bytes" ? `${formatSize(rate)}/s` : `${rate.toFixed(1)} ${progress.unit}/s`;
   return `${speed}, ${formatDuration(left)} left`;
 }
@@ -72,9 +73,8 @@ export class TerminalReporter implements Reporter {
     } else if (now - this.#lastLine >= LINE_INTERVAL_MS) {
       this.#lastLine = now;
       const { done, total, unit } = progress;
-      this.#line(
-        `${this.#label}: ${amount(done, unit)} of ${amount(total, unit)} ${unit === "bytes" ? "" : unit} (${text})`,
-      );
+      const words = `${this.#label}: ${amount(done, unit)} of ${amount(total, unit)}${unit === "bytes" ? "" : ` ${unit}`}`;
+      this.#line(text === "" ? words : `${words} (${text})`);
     }
   }
 

@@ -1,8 +1,23 @@
 import { Flags } from "@oclif/core";
 import { LapidaryError } from "../base/errors.js";
-import type { TypeOptions } from "../pipeline/convert.js";
+import type { ConvertRequest } from "../pipeline/convert.js";
 
 const TYPE = "TYPE";
+
+/** A list of names in one flag value, separated by commas. */
+function list(text: string, flag: string): string[] {
+  const names = text.split(",").map((name) => name.trim());
+  if (names.includes("")) {
+    throw new LapidaryError(
+      "bad-flag",
+      `--${flag} ${text}: an empty name in the list; expected names separated by commas.`,
+      {
+        exitCode: 2,
+      },
+    );
+  }
+  return names;
+}
 
 /** `ffn_down=Q6_K`: everything behind the last equals sign is the type. */
 function tensorType(text: string): { pattern: string; type: string } {
@@ -19,12 +34,38 @@ function tensorType(text: string): { pattern: string; type: string } {
   return { pattern, type };
 }
 
-/** Flags of every command that chooses types: what stands in front of a mix's rules, and the importance. */
+/** The two ways to say what is to be written; a command takes one of them. */
+const WAYS = ["type", "recipe"];
+
+/**
+ * Flags of every command that chooses types: mixes or a recipe, what stands in front of a mix's rules, and the
+ * importance.
+ */
 export const typeFlags = {
+  type: Flags.custom<string[]>({
+    description:
+      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize; this or --recipe is required",
+    helpValue: "TYPE[,TYPE…]",
+    exactlyOne: WAYS,
+    parse: async (text) => list(text, "type"),
+  })(),
+  recipe: Flags.string({
+    description:
+      "YAML file that names a mix and the types that differ from it, in place of --type; other flags have precedence over what it says",
+    helpValue: "FILE",
+    exactlyOne: WAYS,
+  }),
   imatrix: Flags.string({
     description: "importance matrix of llama-imatrix (GGUF or .dat), by which rounding errors are weighted",
     helpValue: "FILE",
   }),
+  method: Flags.option({
+    description:
+      "how values find their places in blocks: by a search for the least Σ importance · error², or byte for byte as llama-quantize",
+    options: ["search", "ggml"] as const,
+    // No default: a recipe has a say where the flag is not given.
+    defaultHelp: async () => "search",
+  })(),
   "tensor-type": Flags.custom<{ pattern: string; type: string }>({
     description:
       "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
@@ -46,24 +87,41 @@ export const typeFlags = {
     description:
       "what replaces a type whose blocks do not divide a row: llama-quantize's choice, or the fewest bits not below the wish",
     options: ["stock", "near"] as const,
-    default: "stock" as const,
+    // No default: a recipe has a say where the flag is not given.
+    defaultHelp: async () => "stock; near with a recipe",
   })(),
 };
 
 interface TypeValues {
+  readonly type: readonly string[] | undefined;
+  readonly recipe: string | undefined;
   readonly imatrix: string | undefined;
+  readonly method: "search" | "ggml" | undefined;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
   readonly "ple-type": string | undefined;
   readonly pure: boolean;
-  readonly fallback: "stock" | "near";
+  readonly fallback: "stock" | "near" | undefined;
+  readonly "keep-unused-kv": boolean;
+  readonly "keep-split": boolean;
+  readonly "split-max-size": number | undefined;
 }
 
-/** What the pipeline calls the values of `typeFlags`. */
-export function typeOptions(flags: TypeValues): TypeOptions {
-  return {
+type TypeOptions = Pick<
+  ConvertRequest,
+  "types" | "name" | "imatrix" | "method" | "typeNames" | "keepUnusedKv" | "keepSplit"
+>;
+
+/**
+ * What the pipeline calls the values of `typeFlags`, and of the other flags that a recipe has a say in.
+ *
+ * @throws PipelineError when the recipe is none
+ */
+export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
+  const options = {
     imatrix: flags.imatrix,
+    method: flags.method,
     typeNames: {
       tensorTypes: flags["tensor-type"] ?? [],
       output: flags["output-type"],
@@ -72,5 +130,11 @@ export function typeOptions(flags: TypeValues): TypeOptions {
       pure: flags.pure,
       fallback: flags.fallback,
     },
+    keepUnusedKv: flags["keep-unused-kv"],
+    keepSplit: flags["keep-split"],
   };
+  if (flags.recipe === undefined) return { ...options, types: flags.type ?? [] };
+  // The parser and the schema take 0.2 s to load.
+  const { readRecipe, withRecipe } = await import("../pipeline/recipe.js");
+  return withRecipe(await readRecipe(flags.recipe), { ...options, splitMaxBytes: flags["split-max-size"] });
 }

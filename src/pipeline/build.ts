@@ -255,6 +255,7 @@ class Build {
         types: [type],
         out: path,
         typeNames: {},
+        method: undefined,
         imatrix: undefined,
         splitMaxBytes: undefined,
         keepSplit: false,

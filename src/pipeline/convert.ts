@@ -4,7 +4,7 @@ import { basename, dirname, join } from "node:path";
 import { checkOutput, makeFolder } from "../base/atomic-file.js";
 import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { parseBlockType } from "../blocks/table.js";
-import type { BlockTypeName } from "../blocks/types.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import type { GgufEntry } from "../gemma4/gguf/entries.js";
 import type { Fallback, Overrides } from "../plan/assign.js";
 import { planCheckpoint } from "../plan/checkpoint.js";
@@ -17,6 +17,8 @@ import {
   type OutputLayout,
   requantizedMetadata,
 } from "../quantize/layout.js";
+import { findTensors } from "../quantize/redo.js";
+import type { RunPlanResult } from "../quantize/quantize.js";
 import { checkSpace, type PlannedFile, plannedFiles } from "../quantize/space.js";
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
@@ -31,20 +33,30 @@ import {
   sourceKind,
 } from "./source.js";
 
+/** A type for the tensors whose name a regular expression finds. */
+export interface TensorTypeName {
+  readonly pattern: string;
+  readonly type: string;
+  /** Where it was written, for messages. */
+  readonly where?: string | undefined;
+}
+
 /** What stands in front of a mix's rules, with the types by name in any case. */
 export interface TypeNames {
-  readonly tensorTypes?: readonly { readonly pattern: string; readonly type: string }[];
+  readonly tensorTypes?: readonly TensorTypeName[];
   readonly output?: string | undefined;
   readonly embedding?: string | undefined;
   readonly perLayerEmbedding?: string | undefined;
   readonly pure?: boolean;
-  readonly fallback?: Fallback;
+  readonly fallback?: Fallback | undefined;
 }
 
 export interface TypeOptions {
   readonly typeNames?: TypeNames;
   /** Path of an importance matrix. */
   readonly imatrix?: string | undefined;
+  /** How values find their places in blocks; `search` when left out. */
+  readonly method?: Method | undefined;
 }
 
 export interface ConvertRequest extends TypeOptions {
@@ -52,6 +64,8 @@ export interface ConvertRequest extends TypeOptions {
   readonly source: string;
   /** Names of mixes, in any case. */
   readonly types: readonly string[];
+  /** Stands in the name of a file in place of the mix's. */
+  readonly name?: string | undefined;
   /** Folder, or path ending in `.gguf` for a single type. */
   readonly out: string;
   /** Write what llama.cpp's converter writes, unused keys and values included. */
@@ -67,6 +81,8 @@ export interface ConvertRequest extends TypeOptions {
   readonly dryRun: boolean;
   /** Replace files that are there. */
   readonly force: boolean;
+  /** Do the tensors again whose names in GGUF this regular expression finds, and keep all others. */
+  readonly redo?: string | undefined;
 }
 
 /** One artifact that was written, would be written, or is there already. */
@@ -82,11 +98,19 @@ export interface ConvertedArtifact {
   /** How many tensors and bytes each type takes, most bytes first. */
   readonly shares: readonly TypeShare[];
   readonly tensors: readonly TensorRecord[];
-  /** Tensors whose type heeds an importance and that the matrix given does not have. */
+  /**
+   * `search`: least Σ importance · (value − stored)², for the types that know a search; `ggml`: as llama-quantize.
+   */
+  readonly method: Method;
+  /** Tensors whose method heeds an importance and that the matrix given does not have. */
   readonly withoutImportance: readonly string[];
   /** Identity of plan and header: equal for equal output from equal input. */
   readonly plan: string;
   readonly outcome: "planned" | "written" | "continued" | "unchanged";
+  /** Tensors that were finished already, and were kept. */
+  readonly resumed: number;
+  /** Tensors that were finished already, and had other bytes than were written: they were done again. */
+  readonly damaged: number;
   readonly seconds: number;
 }
 
@@ -129,7 +153,10 @@ function overridesOf({ tensorTypes = [], pure, fallback, ...tables }: TypeNames)
   return {
     pure,
     fallback,
-    tensorTypes: tensorTypes.map(({ pattern, type }) => ({ pattern, type: parseBlockType(type).name })),
+    tensorTypes: tensorTypes.map(({ type, ...override }) => ({
+      ...override,
+      type: parseBlockType(type).name,
+    })),
     output: parseOptional(tables.output),
     embedding: parseOptional(tables.embedding),
     perLayerEmbedding: parseOptional(tables.perLayerEmbedding),
@@ -144,7 +171,13 @@ function planOf(
 ): Plan {
   const { matchConverter, keepSplit } = request;
   const keepUnusedKv = matchConverter || request.keepUnusedKv;
-  const options = { ...overridesOf(request.typeNames ?? {}), mix, importance, keepUnusedKv };
+  const options = {
+    ...overridesOf(request.typeNames ?? {}),
+    mix,
+    importance,
+    keepUnusedKv,
+    method: request.method,
+  };
   if (source.kind === "gguf") return planGgufSource({ ...options, model: source.model, keepSplit });
   const { config, bound, checkpoint } = source;
   return planCheckpoint({
@@ -158,7 +191,8 @@ function planOf(
 
 /** Where a type goes: the path given, or a file in the folder given. */
 function outputPath(request: ConvertRequest, source: ModelSource, plan: Plan): string {
-  return /\.gguf$/i.test(request.out) ? request.out : join(request.out, `${source.name}-${plan.mix}.gguf`);
+  if (/\.gguf$/i.test(request.out)) return request.out;
+  return join(request.out, `${source.name}-${request.name ?? plan.mix}.gguf`);
 }
 
 function checkTypes(request: ConvertRequest, plans: readonly Plan[]): void {
@@ -189,7 +223,7 @@ function planIdentity(plan: Plan, { layout }: OutputLayout): string {
   return hash.digest("hex");
 }
 
-type Described = Omit<ConvertedArtifact, "outcome" | "seconds">;
+type Described = Omit<ConvertedArtifact, "outcome" | "resumed" | "damaged" | "seconds">;
 
 /** What happens around a conversion. */
 export interface ConvertSteps<T> {
@@ -212,6 +246,7 @@ function describe(plan: Plan, output: OutputLayout): Described {
     bitsPerWeight: (output.size * 8) / plan.values,
     shares: plan.shares,
     tensors: plan.tensors.map(({ name, type, ne, byteLength }) => ({ name, type, ne, bytes: byteLength })),
+    method: plan.method,
     withoutImportance: plan.withoutImportance,
     plan: planIdentity(plan, output),
   };
@@ -274,6 +309,7 @@ async function planJobs(source: ModelSource, request: ConvertRequest): Promise<J
   const importance = await importanceOf(request);
   const plans = request.types.map((type) => planOf(source, type, request, importance));
   checkTypes(request, plans);
+  if (request.redo !== undefined) for (const plan of plans) findTensors(plan, request.redo);
   const added = importance === undefined ? [] : importanceMetadata(importance);
   const ofCheckpoint = source.kind === "checkpoint" ? await checkpointMetadata(source, request) : undefined;
   return plans.map((plan) => ({
@@ -310,17 +346,21 @@ interface SurveyedJob extends Job {
 }
 
 async function surveyJob(job: Job, request: ConvertRequest, vouching: Vouching): Promise<SurveyedJob> {
-  const { isComplete } = await import("../quantize/quantize.js");
+  const { checkRedo, isComplete } = await import("../quantize/quantize.js");
   const { plan, output } = job;
   const metadata = job.metadata();
-  const { splitMaxBytes, keepSplit, dryRun, force } = request;
+  const { splitMaxBytes, keepSplit, dryRun, force, redo } = request;
+  const run = { plan, output, metadata, splitMaxBytes, keepSplit, redo };
   const laidOut = layoutPlan(plan, output, metadata, { splitMaxBytes, keepSplit });
   const artifact = describe(plan, laidOut);
+  // What is to be done again was found wanting, whatever the manifest says.
   const there = async (): Promise<boolean> =>
-    (await isComplete({ plan, output, metadata, splitMaxBytes, keepSplit })) ||
-    (await vouching.holds(artifact));
+    (await isComplete(run)) || (redo === undefined && (await vouching.holds(artifact)));
   const unchanged = !dryRun && (await there());
-  if (!dryRun && !unchanged) for (const path of artifact.files) await checkOutput(path, force);
+  if (!dryRun && !unchanged) {
+    for (const path of artifact.files) await checkOutput(path, force || redo !== undefined);
+    if (redo !== undefined) await checkRedo({ ...run, overwrite: force });
+  }
   return { ...job, artifact, unchanged, files: plannedFiles(laidOut) };
 }
 
@@ -332,6 +372,17 @@ function laterFile(
 ): PlannedFile {
   const { tensors } = planOf(source, type, { ...request, matchConverter: false, typeNames: {} }, undefined);
   return { path, bytes: tensors.reduce((sum, { byteLength }) => sum + byteLength, 0) };
+}
+
+/** `continued behind 31 tensors, 2 damaged ones done again` */
+function outcomeOf({ resumed, damaged, redone }: RunPlanResult): string {
+  const words = [
+    resumed > 0 ? `continued behind ${resumed} ${resumed === 1 ? "tensor" : "tensors"}` : "written",
+  ];
+  if (damaged > 0)
+    words.push(damaged === 1 ? "a damaged one done again" : `${damaged} damaged ones done again`);
+  if (redone > 0) words.push(`${redone} done again as asked`);
+  return words.join(", ");
 }
 
 /**
@@ -361,13 +412,14 @@ export async function convertAnd<T>(
   const artifacts: ConvertedArtifact[] = [];
   for (const { plan, output, metadata, artifact, unchanged } of surveyed) {
     if (request.dryRun || unchanged) {
-      artifacts.push({ ...artifact, outcome: unchanged ? "unchanged" : "planned", seconds: 0 });
+      const outcome = unchanged ? "unchanged" : "planned";
+      artifacts.push({ ...artifact, outcome, resumed: 0, damaged: 0, seconds: 0 });
       continue;
     }
     await makeFolder(dirname(output));
     const started = performance.now();
     reporter.start(basename(output));
-    const { resumed } = await runPlan({
+    const result = await runPlan({
       plan,
       output,
       metadata: metadata(),
@@ -376,14 +428,17 @@ export async function convertAnd<T>(
       threads: request.threads,
       memoryBytes: request.memory,
       overwrite: request.force,
+      redo: request.redo,
       keepJournal: true,
       signal,
-      onProgress: ({ bytesRead, totalBytes }) =>
-        reporter.progress({ done: bytesRead, total: totalBytes, unit: "bytes" }),
+      onProgress: ({ bytesRead, totalBytes, rate, eta }) =>
+        reporter.progress({ done: bytesRead, total: totalBytes, unit: "bytes", pace: { rate, left: eta } }),
     });
-    reporter.finish(resumed > 0 ? `continued behind ${resumed} tensors` : "written");
+    reporter.finish(outcomeOf(result));
     const seconds = (performance.now() - started) / 1000;
-    artifacts.push({ ...artifact, outcome: resumed > 0 ? "continued" : "written", seconds });
+    const { resumed, damaged } = result;
+    const outcome = resumed > 0 ? "continued" : "written";
+    artifacts.push({ ...artifact, outcome, resumed, damaged, seconds });
   }
   const settled = await settle(artifacts);
   if (!request.dryRun) for (const { output } of jobs) await forgetRun(output);

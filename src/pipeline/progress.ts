@@ -4,6 +4,8 @@ export interface Progress {
   readonly total: number;
   /** What is counted. */
   readonly unit: "bytes" | "windows" | "runs";
+  /** How fast it goes and the seconds that are left, where the job knows better than the average from its start on. */
+  readonly pace?: { readonly rate: number; readonly left: number | null };
 }
 
 /** Where the pipeline tells what it is doing. The command line draws it; a library user may ignore it. */

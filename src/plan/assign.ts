@@ -1,5 +1,5 @@
 import { blockType } from "../blocks/table.js";
-import type { BlockTypeName } from "../blocks/types.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import { PlanError } from "./errors.js";
 import { choose, type Mix, type ModelFacts, type RuledCategory } from "./mixes.js";
 
@@ -17,6 +17,8 @@ export interface Candidate {
 export interface TensorType {
   readonly pattern: string;
   readonly type: BlockTypeName;
+  /** Where the pattern stands, for messages, such as `recipe.yaml: tensors[2].match`. */
+  readonly where?: string | undefined;
 }
 
 /** What stands in front of a mix's rules. */
@@ -32,6 +34,8 @@ export interface Overrides {
   readonly pure?: boolean | undefined;
   /** What replaces a type whose blocks do not divide a row; `stock` when left out. */
   readonly fallback?: Fallback | undefined;
+  /** How values will find their places, which decides what `near` may take; `search` when left out. */
+  readonly method?: Method | undefined;
 }
 
 /** `stock`: llama-quantize's own replacements. `near`: fewest bits that are not below the wish. */
@@ -68,12 +72,14 @@ const SMALLER_BLOCK: Readonly<Partial<Record<BlockTypeName, BlockTypeName>>> = {
 
 /**
  * Types of small blocks, fewest bits first, and the widest wish that each may stand in for. The two types of
- * four-bit floating point are not among them: at the same size they lose more than IQ4_NL.
+ * four-bit floating point are not among them: at the same size they lose more than IQ4_NL. ggml's method makes
+ * garbage of Q2_0, our search does not.
  */
-const NEAR: readonly (readonly [BlockTypeName, number])[] = [
-  ["IQ4_NL", 4],
-  ["Q5_0", 5],
-  ["Q8_0", 8],
+const NEAR: readonly { readonly type: BlockTypeName; readonly bits: number; readonly searched?: true }[] = [
+  { type: "Q2_0", bits: 2, searched: true },
+  { type: "IQ4_NL", bits: 4 },
+  { type: "Q5_0", bits: 5 },
+  { type: "Q8_0", bits: 8 },
 ];
 
 /** Bits that a type is named after. */
@@ -128,12 +134,18 @@ export function fitType(
   row: number,
   type: BlockTypeName,
   fallback: Fallback = "stock",
+  method: Method = "search",
 ): BlockTypeName {
   const wished = blockType(type);
   if (row % wished.values === 0) return type;
-  if (fallback === "near" && row % 32 === 0) {
-    const [near] = NEAR.find(([, bits]) => nominalBits(type) <= bits) ?? [];
-    if (near !== undefined) return near;
+  if (fallback === "near") {
+    const near = NEAR.find(
+      ({ type: other, bits, searched = false }) =>
+        nominalBits(type) <= bits &&
+        row % blockType(other).values === 0 &&
+        (!searched || method === "search"),
+    );
+    if (near !== undefined) return near.type;
   }
   const smaller = SMALLER_BLOCK[type];
   if (smaller !== undefined) return row % blockType(smaller).values === 0 ? smaller : "F16";
@@ -202,23 +214,24 @@ class Assignment {
   }
 }
 
-function compile(
-  overrides: readonly TensorType[],
-): { regex: RegExp; type: BlockTypeName; pattern: string }[] {
-  return overrides.map(({ pattern, type }) => {
-    try {
-      return { regex: new RegExp(pattern.toLowerCase()), type, pattern };
-    } catch (error) {
-      throw new PlanError(
-        "bad-pattern",
-        `the tensor pattern ${JSON.stringify(pattern)} is no regular expression`,
-        {
-          exitCode: 2,
-          cause: error,
-        },
-      );
-    }
-  });
+/**
+ * A pattern for names of tensors; as in llama-quantize it is lower case, like all names.
+ *
+ * @throws PlanError `bad-pattern`
+ */
+export function tensorPattern(pattern: string): RegExp {
+  try {
+    return new RegExp(pattern.toLowerCase());
+  } catch (error) {
+    throw new PlanError(
+      "bad-pattern",
+      `the tensor pattern ${JSON.stringify(pattern)} is no regular expression`,
+      {
+        exitCode: 2,
+        cause: error,
+      },
+    );
+  }
 }
 
 /** The type that a flag names for a table, which no rule may change. */
@@ -256,7 +269,10 @@ export function assignTypes(
       { exitCode: 2, advice: "Leave the overrides out, or choose a quantizing mix." },
     );
   }
-  const patterns = compile(overrides.tensorTypes ?? []);
+  const patterns = (overrides.tensorTypes ?? []).map((override) => ({
+    ...override,
+    regex: tensorPattern(override.pattern),
+  }));
   const unused = new Set(patterns);
   const assignment = new Assignment(mix, facts, candidates, overrides.output);
   const types = new Map<string, BlockTypeName>();
@@ -274,13 +290,16 @@ export function assignTypes(
     const byName = named(candidate, overrides, matches[0]?.type);
     const ruled = (): BlockTypeName => (overrides.pure ? mix.type : assignment.type(candidate));
     const wished = byName ?? matches[0]?.type ?? ruled();
-    types.set(candidate.name, fitType(candidate.name, candidate.ne[0] ?? 0, wished, overrides.fallback));
+    types.set(
+      candidate.name,
+      fitType(candidate.name, candidate.ne[0] ?? 0, wished, overrides.fallback, overrides.method),
+    );
   }
   const [stray] = unused;
   if (stray !== undefined) {
     throw new PlanError(
       "pattern-finds-nothing",
-      `the tensor pattern ${JSON.stringify(stray.pattern)} finds no tensor that may be quantized`,
+      `${stray.where === undefined ? "" : `${stray.where}: `}the tensor pattern ${JSON.stringify(stray.pattern)} finds no tensor that may be quantized`,
       {
         exitCode: 2,
         advice: "Patterns are regular expressions over GGUF names such as blk.3.ffn_down.weight.",

@@ -1,9 +1,15 @@
 import type { ImportanceEntry, ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import { isTable, needsImportance } from "./assign.js";
 import { PlanError } from "./errors.js";
 import type { Mix } from "./mixes.js";
 import type { PlannedTensor } from "./plan.js";
+
+/** Whether an importance makes a difference to a type that is written by a method. */
+export function heeds(type: BlockTypeName, method: Method): boolean {
+  return method === "search" || Kernels.heedsImportance(type);
+}
 
 /** Number of values that the importance of a tensor has: a value a column of each matrix. */
 function expected({ ne }: PlannedTensor): number {
@@ -64,7 +70,7 @@ export function withImportance(
   return tensors.map((tensor) => {
     const entry = matrix === undefined ? undefined : entryOf(tensor, matrix);
     if (entry === undefined) checkPresent(tensor, mix, matrix);
-    const heeded = entry !== undefined && Kernels.heedsImportance(tensor.type);
+    const heeded = entry !== undefined && heeds(tensor.type, tensor.method);
     return heeded ? { ...tensor, importance: entry.values } : tensor;
   });
 }

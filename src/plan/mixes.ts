@@ -256,7 +256,8 @@ export const MIXES: readonly Mix[] = [
   mix("MXFP4_MOE", 38, "Q8_0", { untied: "Q8_0", experts: "MXFP4" }),
 ];
 
-const ALIASES: ReadonlyMap<string, string> = new Map([
+/** Other names of mixes, as llama-quantize has them. */
+export const MIX_ALIASES: ReadonlyMap<string, string> = new Map([
   ["Q3_K", "Q3_K_M"],
   ["Q4_K", "Q4_K_M"],
   ["Q5_K", "Q5_K_M"],
@@ -278,7 +279,7 @@ export const MIX_NAMES: readonly string[] = MIXES.map(({ name }) => name);
  */
 export function findMix(name: string): Mix {
   const upper = name.toUpperCase();
-  const found = MIXES.find((mix) => mix.name === (ALIASES.get(upper) ?? upper));
+  const found = MIXES.find((mix) => mix.name === (MIX_ALIASES.get(upper) ?? upper));
   if (found !== undefined) return found;
   const near = nearest(name, MIX_NAMES);
   throw new PlanError("unknown-mix", `there is no mix called ${JSON.stringify(name)}`, {

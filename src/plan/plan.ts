@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
 import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { rowBytes } from "../blocks/table.js";
-import type { BlockTypeName } from "../blocks/types.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
 import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
-import { withImportance } from "./importance.js";
+import { heeds, withImportance } from "./importance.js";
 import { findMix, type Mix, type ModelFacts } from "./mixes.js";
 
 /** Values that lie in a file. */
@@ -45,7 +45,9 @@ export interface PlannedTensor extends ModelTensor {
   readonly values: number;
   /** Bytes in the output, without padding. */
   readonly byteLength: number;
-  /** Importance that the type's search heeds: a value a column, matrix by matrix. */
+  /** How its values find their places; `ggml` too where the type knows no search. */
+  readonly method: Method;
+  /** Importance that the method heeds: a value a column, matrix by matrix. */
   readonly importance?: Float32Array<SharedArrayBuffer>;
 }
 
@@ -72,6 +74,8 @@ export interface Plan {
   readonly bitsPerWeight: number;
   /** Most bytes first. */
   readonly shares: readonly TypeShare[];
+  /** How values find their places in blocks, where the type leaves a choice. */
+  readonly method: Method;
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
   /** Tensors whose type heeds an importance and that the matrix does not have. */
@@ -89,6 +93,8 @@ export interface PlanOptions extends Overrides {
   /** Keep keys and values that no layer reads; they count for llama-quantize's rules in any case. */
   readonly keepUnusedKv?: boolean;
   readonly importance?: ImportanceMatrix | undefined;
+  /** `search` when left out; always `ggml` when the converter is matched. */
+  readonly method?: Method | undefined;
 }
 
 /** A mix applied to tensors. */
@@ -118,7 +124,8 @@ export function makePlan(request: PlanRequest): Plan {
   const types = request.matchConverter
     ? matchConverter(candidates, mix, request)
     : assignTypes(candidates, mix, facts, request);
-  const all = request.tensors.map((tensor, index) => planned(tensor, types[index] ?? mix.type));
+  const method = request.matchConverter ? "ggml" : (request.method ?? "search");
+  const all = request.tensors.map((tensor, index) => planned(tensor, types[index] ?? mix.type, method));
   const written = request.keepUnusedKv ? all : all.filter(({ unused }) => unused !== true);
   checkTypes(written);
   const tensors = withImportance(written, mix, request.importance);
@@ -134,12 +141,13 @@ export function makePlan(request: PlanRequest): Plan {
     byteLength,
     bitsPerWeight: (byteLength * 8) / values,
     shares: sharesOf(tensors),
+    method,
     importance: request.importance?.path ?? null,
     withoutImportance:
       request.importance === undefined
         ? []
         : tensors
-            .filter(({ type, importance }) => Kernels.heedsImportance(type) && importance === undefined)
+            .filter(({ type, method: own, importance }) => heeds(type, own) && importance === undefined)
             .map(({ name }) => name),
     hash: hashOf(mix.fileType, tensors),
   };
@@ -163,9 +171,10 @@ function matchConverter(
   return converterTypes(candidates, mix);
 }
 
-function planned(tensor: ModelTensor, type: BlockTypeName): PlannedTensor {
+function planned(tensor: ModelTensor, type: BlockTypeName, method: Method): PlannedTensor {
   const values = tensor.ne.reduce((product, size) => product * size, 1);
-  return { ...tensor, type, values, byteLength: rowBytes(type, values) };
+  const own = Kernels.searches(type) ? method : "ggml";
+  return { ...tensor, type, values, byteLength: rowBytes(type, values), method: own };
 }
 
 function checkTypes(tensors: readonly PlannedTensor[]): void {
@@ -200,14 +209,14 @@ function sharesOf(tensors: readonly PlannedTensor[]): readonly TypeShare[] {
  * compares the files themselves; offsets are in, since they say which bytes are read.
  */
 function hashOf(fileType: number, tensors: readonly PlannedTensor[]): string {
-  const rows = tensors.map(({ name, ne, type, origin, importance }) => {
+  const rows = tensors.map(({ name, ne, type, method, origin, importance }) => {
     const row =
       origin.kind === "file"
         ? [name, ne, type, "file", origin.name, origin.type, origin.offset, origin.byteLength]
         : [name, ne, type, "generated", Buffer.from(origin.data).toString("hex")];
-    return importance === undefined ? row : [...row, hashBytes(importance)];
+    return [...row, method, importance === undefined ? null : hashBytes(importance)];
   });
-  return hashBytes(JSON.stringify(["lapidary-plan", 1, fileType, rows]));
+  return hashBytes(JSON.stringify(["lapidary-plan", 2, fileType, rows]));
 }
 
 function hashBytes(bytes: string | NodeJS.ArrayBufferView): string {

@@ -23,7 +23,7 @@ const BYTES_PER_VALUE = 8;
  * when every core works.
  */
 const MIN_TILE_VALUES = 2 ** 16;
-const MAX_TILE_VALUES = 2 ** 19;
+export const MAX_TILE_VALUES = 2 ** 19;
 
 /** Smallest ceiling that one worker can live under. */
 export const MIN_MEMORY_BYTES = WORKER_BYTES + MIN_TILE_VALUES * BYTES_PER_VALUE;

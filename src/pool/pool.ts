@@ -4,6 +4,7 @@ import { compileKernels } from "../blocks/kernels/load.js";
 import { builtUrl } from "../base/paths.js";
 import { Control, type WorkerFailure, type WorkerOrder } from "./control.js";
 import { PoolError } from "./errors.js";
+import { hashOfChecksums } from "./hash.js";
 import { splitMemory } from "./memory.js";
 import { Tiling, type TensorJob } from "./tiles.js";
 
@@ -16,12 +17,22 @@ const LOOK_INTERVAL_MS = 100;
  */
 const STOP_GRACE_MS = 5000;
 
+/** A job whose output is written. */
+export interface FinishedJob {
+  /** Index in the list of jobs. */
+  readonly job: number;
+  /** Of its output, cut into tiles of this run's size: `OutputReader` gives the same for the same bytes. */
+  readonly hash: string;
+}
+
 /** What is done so far. */
 export interface PoolProgress {
   readonly bytesRead: number;
   readonly bytesWritten: number;
-  /** Indices of the jobs that were finished since the last report, in order. */
-  readonly finished: readonly number[];
+  /** Jobs that were finished since the last report, in order. */
+  readonly finished: readonly FinishedJob[];
+  /** Most values in a tile; the same in all reports of a run. */
+  readonly tileValues: number;
 }
 
 export interface RunOptions {
@@ -55,14 +66,14 @@ export async function runTiles(options: RunOptions): Promise<void> {
     shared,
   });
   const tiling = new Tiling(jobs, split.tileValues);
-  const control = new Control(jobs.length);
+  const control = new Control({ jobs: jobs.length, tiles: tiling.total });
   const order: WorkerOrder = {
     kernels: await compileKernels(),
     jobs,
     tileValues: split.tileValues,
     shared: control.shared,
   };
-  const watch = new Watch(control, tiling, jobs.length, onProgress);
+  const watch = new Watch(control, tiling, jobs.length, split.tileValues, onProgress);
   const stop = (): void => control.stop();
   signal?.addEventListener("abort", stop, { once: true });
   try {
@@ -91,26 +102,40 @@ function importanceBytes(jobs: readonly TensorJob[]): number {
 class Watch {
   readonly #control: Control;
   readonly #tiling: Tiling;
+  readonly #tileValues: number;
   readonly #report: RunOptions["onProgress"];
   readonly #open: Set<number>;
   readonly #timer: NodeJS.Timeout | undefined;
   #ended = false;
 
-  constructor(control: Control, tiling: Tiling, jobs: number, report: RunOptions["onProgress"]) {
+  constructor(
+    control: Control,
+    tiling: Tiling,
+    jobs: number,
+    tileValues: number,
+    report: RunOptions["onProgress"],
+  ) {
     this.#control = control;
     this.#tiling = tiling;
+    this.#tileValues = tileValues;
     this.#report = report;
     this.#open = new Set(Array.from({ length: jobs }, (_, job) => job));
     if (report !== undefined) this.#timer = setInterval(() => this.#look(), LOOK_INTERVAL_MS);
   }
 
   #look(): void {
-    const finished = [...this.#open].filter(
+    const complete = [...this.#open].filter(
       (job) => this.#control.tilesDone(job) === this.#tiling.tilesOf(job),
     );
-    for (const job of finished) this.#open.delete(job);
+    for (const job of complete) this.#open.delete(job);
     const { bytesRead, bytesWritten } = this.#control;
-    this.#report?.({ bytesRead, bytesWritten, finished });
+    const finished = complete.map((job) => ({ job, hash: this.#hashOf(job) }));
+    this.#report?.({ bytesRead, bytesWritten, finished, tileValues: this.#tileValues });
+  }
+
+  #hashOf(job: number): string {
+    const first = this.#tiling.firstOf(job);
+    return hashOfChecksums(this.#control.checksums(first, this.#tiling.tilesOf(job)));
   }
 
   /** Number of jobs that are not finished. */

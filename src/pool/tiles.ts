@@ -1,4 +1,4 @@
-import type { BlockTypeName } from "../blocks/types.js";
+import type { BlockTypeName, Method } from "../blocks/types.js";
 import { PoolError } from "./errors.js";
 
 /** One tensor to read, convert and write: rows of one file to rows of another. */
@@ -16,6 +16,8 @@ export interface TensorJob {
   /** Values in a row; a whole number of blocks of either type. */
   readonly row: number;
   readonly rows: number;
+  /** How values find their places; `ggml` when left out. */
+  readonly method?: Method | undefined;
   /** Importance of each column, for one matrix after the other of a stack; then a tile never cuts a row. */
   readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
 }
@@ -100,6 +102,11 @@ export class Tiling {
   /** Number of tiles of one job. */
   tilesOf(job: number): number {
     return this.#cuts[job]?.tiles ?? 0;
+  }
+
+  /** Number of the first tile of one job; the others follow in order. */
+  firstOf(job: number): number {
+    return this.#starts[job] ?? this.total;
   }
 
   at(number: number): Tile {

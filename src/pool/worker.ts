@@ -4,7 +4,7 @@ import { Kernels } from "../blocks/kernels/kernels.js";
 import { bfloatToFloat, halfToFloat } from "../blocks/floats.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
-import { Control, type WorkerFailure, type WorkerOrder } from "./control.js";
+import { Control, type FinishedTile, type WorkerFailure, type WorkerOrder } from "./control.js";
 import { type TensorJob, type Tile, Tiling } from "./tiles.js";
 
 /** Ends the work of this thread with a reason that the main thread turns into an error. */
@@ -86,24 +86,31 @@ class TileWorker {
         const number = control.takeTile();
         if (number >= tiling.total) return;
         const tile = tiling.at(number);
-        const { read, written } = this.#work(tile);
-        control.finishTile(tile.job, read, written);
+        control.finishTile(tile.job, number, this.#work(tile));
       }
     } finally {
       this.#files.close();
     }
   }
 
-  #work(tile: Tile): { read: number; written: number } {
+  #work(tile: Tile): FinishedTile {
     const job = this.#order.jobs[tile.job];
     if (job === undefined) throw new RangeError(`there is no job ${tile.job}`);
     const read = rowBytes(job.source, tile.values);
     this.#read(tile.job, job.input, job.inputOffset + rowBytes(job.source, tile.first), read);
-    const bad = this.#kernels.convert(job.source, job.target, tile.values, importanceOf(job, tile));
+    const bad = this.#kernels.convert(
+      job.source,
+      job.target,
+      tile.values,
+      importanceOf(job, tile),
+      job.method,
+    );
     if (bad >= 0) throw this.#refused(tile, job.source, bad);
+    // Now, while the bytes are in the processor's cache: 20 µs for a MiB.
+    const checksum = this.#kernels.checksum();
     const { output } = this.#kernels;
     this.#write(tile.job, job.output, job.outputOffset + rowBytes(job.target, tile.first), output);
-    return { read, written: output.length };
+    return { bytesRead: read, bytesWritten: output.length, checksum };
   }
 
   #read(job: number, path: string, position: number, bytes: number): void {

@@ -1,8 +1,11 @@
 import type { GgufOutput } from "../../formats/gguf/write.js";
-import type { Journal } from "./journal.js";
+import type { Journal, TensorHash } from "./journal.js";
 
-/** Time between two checkpoints: this much work is lost at most when the process is killed. */
-const DEFAULT_INTERVAL_MS = 5000;
+/**
+ * Time between two checkpoints: what was finished since the last one is done again when the process is killed.
+ * A quick type makes them more often anyway, by the bytes that it writes, and a slow one writes little.
+ */
+const DEFAULT_INTERVAL_MS = 500;
 
 /**
  * After this many bytes there is a checkpoint too, so that the disk works while tiles are converted
@@ -15,7 +18,7 @@ export class Checkpoints {
   readonly #files: GgufOutput;
   readonly #journal: Journal;
   readonly #interval: number;
-  #waiting: number[] = [];
+  #waiting = new Map<number, TensorHash>();
   #last = performance.now();
   #flushed = 0;
   #running: Promise<void> | undefined;
@@ -27,12 +30,12 @@ export class Checkpoints {
   }
 
   /**
-   * Takes tensors that are written; makes a checkpoint when it is time and none is running.
+   * Takes tensors that are written, by their index in the plan; makes a checkpoint when it is time and none is running.
    *
    * @param written bytes so far
    */
-  note(tensors: readonly number[], written: number, onError: (error: unknown) => void): void {
-    this.#waiting.push(...tensors);
+  note(finished: ReadonlyMap<number, TensorHash>, written: number, onError: (error: unknown) => void): void {
+    for (const [index, hash] of finished) this.#waiting.set(index, hash);
     const now = performance.now();
     const due = now - this.#last >= this.#interval || written - this.#flushed >= FLUSH_BYTES;
     if (!due || this.#running !== undefined) return;
@@ -57,9 +60,9 @@ export class Checkpoints {
   }
 
   async #make(): Promise<void> {
-    const tensors = this.#waiting;
-    this.#waiting = [];
+    const finished = this.#waiting;
+    this.#waiting = new Map();
     await this.#files.sync();
-    if (tensors.length > 0) await this.#journal.add(tensors);
+    if (finished.size > 0) await this.#journal.add(finished);
   }
 }

@@ -2,37 +2,35 @@ import { createHash } from "node:crypto";
 import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { GgufLayout } from "../../formats/gguf/plan.js";
-import { createGguf, type GgufOutput, partialPath, reopenGguf } from "../../formats/gguf/write.js";
+import { type GgufOutput, partialPath } from "../../formats/gguf/write.js";
 import { checkOutput } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
-import { rowBytes } from "../blocks/table.js";
 import type { Plan, PlannedTensor } from "../plan/plan.js";
 import { PoolError } from "../pool/errors.js";
 import { runTiles } from "../pool/pool.js";
 import type { TensorJob } from "../pool/tiles.js";
 import { Checkpoints } from "./checkpoints.js";
+import { differenceOf, isSameRun } from "./difference.js";
 import { QuantizeError } from "./errors.js";
-import { identify, type InputIdentity, Journal, type JournalKey, journalPath } from "./journal.js";
-import { layoutPlan, type Metadata, type Splitting } from "./layout.js";
-import { Pace } from "./pace.js";
+import {
+  areUnchanged,
+  type EarlierRun,
+  type FileIdentity,
+  identify,
+  Journal,
+  journalPath,
+  type JournalSubject,
+  readJournal,
+  type TensorHash,
+} from "./journal.js";
+import { layoutPlan, type Metadata, type OutputLayout, type Splitting } from "./layout.js";
+import { ProgressReport, type QuantizeProgress } from "./progress.js";
+import { checkWhole, findTensors } from "./redo.js";
 import { checkSpace, plannedFiles } from "./space.js";
+import { jobOf, startFiles } from "./start.js";
 
-/** A running plan, about ten times a second. */
-export interface QuantizeProgress {
-  /** Bytes of tensors read, those of an earlier run included. */
-  readonly bytesRead: number;
-  /** Bytes of tensors written, those of an earlier run included. */
-  readonly bytesWritten: number;
-  /** Bytes of all tensors to read; what `bytesRead` ends at. */
-  readonly totalBytes: number;
-  /** First tensor that is not finished, or null at the end. */
-  readonly tensor: string | null;
-  /** Bytes read a second, lately. */
-  readonly rate: number;
-  /** Seconds to go at that rate; null while there is none. */
-  readonly eta: number | null;
-}
+export type { QuantizeProgress } from "./progress.js";
 
 export interface RunPlanOptions extends Splitting {
   readonly plan: Plan;
@@ -45,10 +43,15 @@ export interface RunPlanOptions extends Splitting {
   readonly memoryBytes: number;
   /** Whether files that are there may be replaced. */
   readonly overwrite?: boolean;
+  /**
+   * Regular expression over names in GGUF: tensors that it finds are done again although they are finished, in
+   * what an unfinished run has left or else in the whole files, which may then be replaced.
+   */
+  readonly redo?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   /** What it throws ends the run, as an abort does. */
   readonly onProgress?: (progress: QuantizeProgress) => void;
-  /** Time between two checkpoints of the journal; five seconds when left out. */
+  /** Time between two checkpoints of the journal; half a second when left out. */
   readonly checkpointMs?: number;
   /** Whether the journal stays when all is done, so that `isComplete` knows the files; see `forgetRun`. */
   readonly keepJournal?: boolean;
@@ -60,6 +63,10 @@ export interface RunPlanResult {
   readonly bytes: number;
   /** Tensors that an earlier run had finished; 0 for a run from the start. */
   readonly resumed: number;
+  /** Tensors that an earlier run had finished and whose bytes were not those that it wrote: done again. */
+  readonly damaged: number;
+  /** Finished tensors that were done again because `redo` finds them. */
+  readonly redone: number;
 }
 
 /**
@@ -67,8 +74,9 @@ export interface RunPlanResult {
  * and gives the files their names when they are complete and on the disk.
  *
  * A run that is broken off (abort, crash, full disk) leaves `.partial` files and `<output>.journal`, and
- * the next run of the same plan on the same inputs goes on behind the tensors that are finished. A run
- * that cannot succeed (a value that is not finite) leaves nothing, nor does one that finished no tensor.
+ * the next run of the same plan on the same inputs goes on behind the tensors that are finished and still
+ * have the bytes that were written. A run that cannot succeed (a value that is not finite) leaves nothing, nor
+ * does one that finished no tensor.
  *
  * `<output>.lock` keeps a second run away meanwhile.
  *
@@ -81,23 +89,36 @@ export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
 }
 
 async function runLocked(options: RunPlanOptions, output: string): Promise<RunPlanResult> {
-  const { overwrite = false } = options;
-  const { layout, paths, size } = layoutPlan(options.plan, output, options.metadata, options);
-  await checkPaths(inputPaths(options.plan), output, paths, overwrite);
-  const key = await journalKey(options.plan, layout);
-  const finished = await Journal.finished(output, key, overwrite);
-  await checkSpace(plannedFiles({ layout, paths }));
-  const left = finished && finished.size > 0 ? await reopenGguf(output, layout, { overwrite }) : undefined;
-  // A journal must not outlive the files that it tells of.
-  if (left === undefined) await Journal.discard(output);
-  const files = left ?? (await createGguf(output, layout, { overwrite }));
-  const done = new Set(left && finished);
-  const resumed = done.size;
-  const journal = await Journal.create(output, key, done).catch(async (error: unknown) => {
-    await (left === undefined ? files.abort() : files.suspend());
+  const { plan, metadata, redo } = options;
+  const overwrite = options.overwrite === true || redo !== undefined;
+  const laidOut = layoutPlan(plan, output, metadata, options);
+  const { layout, paths, size } = laidOut;
+  const again = redo === undefined ? undefined : { pattern: redo, tensors: findTensors(plan, redo) };
+  await checkPaths(inputPaths(plan), output, paths, overwrite);
+  const key = await journalSubject(plan, layout);
+  const earlier = await earlierRun({ ...options, output }, laidOut, key);
+  await checkSpace(plannedFiles(laidOut));
+  const report = new ProgressReport(plan, options.onProgress);
+  const { signal } = options;
+  const start = await startFiles({
+    plan,
+    output,
+    metadata,
+    laidOut,
+    earlier,
+    redo: again,
+    overwrite,
+    signal,
+    report,
+  });
+  const { files, kept, damaged, redone } = start;
+  // A run that goes on behind one with a pattern leaves the tensors that it finds done again.
+  const head = { ...key, redo: redo ?? null };
+  const journal = await Journal.create(output, head, kept).catch(async (error: unknown) => {
+    await (start.continued ? files.suspend() : files.abort());
     throw error;
   });
-  const run = new Run(options, layout, files, journal, done);
+  const run = new Run(options, laidOut, files, journal, new Set(kept.keys()), report);
   try {
     await run.convert();
     await checkInputs(key.inputs);
@@ -112,18 +133,62 @@ async function runLocked(options: RunPlanOptions, output: string): Promise<RunPl
     await run.leave(error).catch(() => {});
     throw error;
   }
-  return { paths, bytes: size, resumed };
+  return { paths, bytes: size, resumed: kept.size, damaged, redone };
+}
+
+/**
+ * The same work, left unfinished by an earlier run.
+ *
+ * @throws QuantizeError `journal-differs` when other work was left there that may not be thrown away
+ */
+async function earlierRun(
+  { output, metadata, overwrite }: Pick<RunPlanOptions, "output" | "metadata" | "overwrite">,
+  { layout, paths }: OutputLayout,
+  key: JournalSubject,
+): Promise<EarlierRun | undefined> {
+  const earlier = await readJournal(output);
+  if (earlier === undefined || isSameRun(earlier.head, key)) return earlier;
+  if (overwrite === true) return undefined;
+  const partials = paths.map((path) => partialPath(path));
+  const difference = await differenceOf(earlier.head, key, partials, { layout, metadata });
+  throw new QuantizeError(
+    "journal-differs",
+    `an unfinished run into ${output} cannot be continued: ${difference}`,
+    {
+      exitCode: 2,
+      advice: `Choose another output, or pass --force to begin anew (or delete ${journalPath(output)} and the .partial files).`,
+    },
+  );
 }
 
 /** What has to be equal for two runs to write the same files. */
-type SameRun = Pick<RunPlanOptions, "plan" | "output" | "metadata" | keyof Splitting>;
+type SameRun = Pick<RunPlanOptions, "plan" | "output" | "metadata" | "redo" | keyof Splitting>;
 
-/** Whether an earlier run with `keepJournal` has written just these files, and nobody has touched them since. */
+/**
+ * Whether an earlier run with `keepJournal` has written just these files, and nobody has touched them since;
+ * with `redo`, whether it was given the same.
+ */
 export async function isComplete(run: SameRun): Promise<boolean> {
-  const { plan, metadata } = run;
+  const { plan, metadata, redo } = run;
   const path = resolve(run.output);
+  const earlier = await readJournal(path);
+  if (earlier?.complete === undefined || (redo !== undefined && earlier.head.redo !== redo)) return false;
   const { layout } = layoutPlan(plan, path, metadata, run);
-  return Journal.isComplete(path, await journalKey(plan, layout));
+  return isSameRun(earlier.head, await journalSubject(plan, layout)) && areUnchanged(earlier.complete);
+}
+
+/**
+ * Finds what is wrong with doing tensors again, before anything is written: nothing is there to take the others
+ * from, or what is there is of other work. `runPlan` looks at that too.
+ *
+ * @throws QuantizeError (exit code 2)
+ */
+export async function checkRedo(run: SameRun & Pick<RunPlanOptions, "overwrite">): Promise<void> {
+  const output = resolve(run.output);
+  const laidOut = layoutPlan(run.plan, output, run.metadata, run);
+  const key = await journalSubject(run.plan, laidOut.layout);
+  const earlier = await earlierRun({ ...run, output }, laidOut, key);
+  if (earlier === undefined) await checkWhole(laidOut, run.metadata);
 }
 
 /** Removes the journal that a run with `keepJournal` has left. */
@@ -137,12 +202,16 @@ function inputPaths(plan: Plan): string[] {
   ];
 }
 
-async function journalKey(plan: Plan, layout: GgufLayout): Promise<JournalKey> {
+async function journalSubject(plan: Plan, layout: GgufLayout): Promise<JournalSubject> {
+  const { importance } = plan;
   return {
     version: packageVersion(),
     plan: plan.hash,
     header: hashHeaders(layout),
     inputs: await Promise.all(inputPaths(plan).map((path) => identify(path))),
+    mix: plan.mix,
+    // It has been read; what happens to it afterwards makes no difference.
+    importance: importance === null ? null : await identify(resolve(importance)).catch(() => null),
   };
 }
 
@@ -151,22 +220,25 @@ const HOPELESS: ReadonlySet<string> = new Set(["non-finite", "out-of-range"]);
 
 class Run {
   readonly #options: RunPlanOptions;
-  readonly #layout: GgufLayout;
+  readonly #laidOut: OutputLayout;
   readonly #files: GgufOutput;
   readonly #journal: Journal;
   /** Indices of finished tensors. */
   readonly #done: Set<number>;
   readonly #checkpoints: Checkpoints;
+  readonly #report: ProgressReport;
 
   constructor(
     options: RunPlanOptions,
-    layout: GgufLayout,
+    laidOut: OutputLayout,
     files: GgufOutput,
     journal: Journal,
     done: Set<number>,
+    report: ProgressReport,
   ) {
     this.#options = options;
-    this.#layout = layout;
+    this.#laidOut = laidOut;
+    this.#report = report;
     this.#files = files;
     this.#journal = journal;
     this.#done = done;
@@ -178,13 +250,13 @@ class Run {
     const jobs: TensorJob[] = [];
     const indices: number[] = [];
     for (const [index, tensor] of plan.tensors.entries()) {
-      if (tensor.origin.kind === "generated") await this.#writeGenerated(index, tensor.origin.data);
+      if (tensor.origin.kind === "generated") await this.#writeGenerated(index, tensor, tensor.origin.data);
       else if (!this.#done.has(index)) {
         indices.push(index);
-        jobs.push(this.#job(tensor, index));
+        jobs.push(jobOf(plan, this.#laidOut, this.#files, index));
       }
     }
-    const report = this.#reporter();
+    this.#report.start();
     const stop = new AbortController();
     const signals = signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]);
     await runTiles({
@@ -192,12 +264,16 @@ class Run {
       ...(threads === undefined ? {} : { threads }),
       memoryBytes,
       signal: signals,
-      onProgress: ({ bytesRead, bytesWritten, finished }) => {
-        const tensors = finished.flatMap((job) => indices[job] ?? []);
-        for (const index of tensors) this.#done.add(index);
+      onProgress: ({ bytesRead, bytesWritten, finished, tileValues }) => {
+        const tensors = new Map<number, TensorHash>();
+        for (const { job, hash } of finished) {
+          const index = indices[job];
+          if (index !== undefined) tensors.set(index, { tile: tileValues, hash });
+        }
+        for (const index of tensors.keys()) this.#done.add(index);
         // An error of the caller's own, in a timer, would end the process.
         try {
-          if (!stop.signal.aborted) report(bytesRead, bytesWritten);
+          if (!stop.signal.aborted) this.#report.running(bytesRead, bytesWritten, this.#done);
         } catch (error) {
           stop.abort(error);
         }
@@ -228,65 +304,13 @@ class Run {
     await this.#journal.close();
   }
 
-  async #writeGenerated(index: number, data: Uint8Array): Promise<void> {
-    const tensor = this.#layout.tensors[index];
+  async #writeGenerated(index: number, planned: PlannedTensor, data: Uint8Array): Promise<void> {
+    const tensor = this.#laidOut.layout.tensors[index];
     if (tensor?.byteLength !== data.length) throw new RangeError(`generated tensor ${index} is not F32`);
     await this.#files.writeTensorRange(tensor, 0, data);
     this.#done.add(index);
+    this.#report.keep(planned);
   }
-
-  #job({ name, ne, values, origin, type, importance }: PlannedTensor, index: number): TensorJob {
-    const place = this.#layout.tensors[index];
-    const part = this.#files.parts[place?.part ?? -1];
-    if (origin.kind !== "file" || place === undefined || part === undefined)
-      throw new RangeError(`tensor ${name} has no file`);
-    const row = ne[0] ?? 1;
-    return {
-      name,
-      input: origin.path,
-      inputOffset: origin.offset,
-      output: part.temporaryPath,
-      outputOffset: place.offset,
-      source: origin.type,
-      target: type,
-      row,
-      rows: values / row,
-      importance,
-    };
-  }
-
-  #reporter(): (read: number, written: number) => void {
-    const { plan, onProgress } = this.#options;
-    if (onProgress === undefined) return () => {};
-    const totalBytes = plan.tensors.reduce((sum, tensor) => sum + sourceBytes(tensor), 0);
-    let earlierRead = 0;
-    let earlierWritten = 0;
-    for (const index of this.#done) {
-      const tensor = plan.tensors[index];
-      if (tensor === undefined) continue;
-      earlierRead += sourceBytes(tensor);
-      earlierWritten += rowBytes(tensor.type, tensor.values);
-    }
-    const pace = new Pace(performance.now(), earlierRead);
-    let first = 0;
-    return (read, written) => {
-      while (this.#done.has(first)) first++;
-      const bytesRead = earlierRead + read;
-      const rate = pace.add(performance.now(), bytesRead);
-      onProgress({
-        bytesRead,
-        bytesWritten: earlierWritten + written,
-        totalBytes,
-        tensor: plan.tensors[first]?.name ?? null,
-        rate,
-        eta: rate > 0 ? (totalBytes - bytesRead) / rate : null,
-      });
-    };
-  }
-}
-
-function sourceBytes({ origin }: PlannedTensor): number {
-  return origin.kind === "file" ? origin.byteLength : 0;
 }
 
 function hashHeaders(layout: GgufLayout): string {
@@ -315,10 +339,9 @@ async function checkPaths(
 }
 
 /** The bytes are of one state of the inputs, or they are of none. */
-async function checkInputs(before: readonly InputIdentity[]): Promise<void> {
+async function checkInputs(before: readonly FileIdentity[]): Promise<void> {
   for (const input of before) {
-    const now = await identify(input.path).catch(() => undefined);
-    if (now !== undefined && now.size === input.size && now.modified === input.modified) continue;
+    if (await areUnchanged([input])) continue;
     throw new QuantizeError("input-changed", `${input.path} was changed while it was being read`, {
       advice: "Run the command again when nothing writes there any more.",
     });

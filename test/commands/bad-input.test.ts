@@ -9,6 +9,7 @@ import Quantize from "../../commands/quantize.js";
 import Verify from "../../commands/verify.js";
 import { makeCheckpoint } from "../support/checkpoints.js";
 import { convertFixture, nanoCheckpoint, scratchFolder } from "../support/convert.js";
+import { writeImatrix } from "../support/imatrix.js";
 import { type CommandRun, runCommand } from "../support/run-command.js";
 
 /** A copy of the fixture's checkpoint that a test may spoil. */
@@ -218,17 +219,48 @@ describe("quantize refuses", () => {
     expectError(run, 2, /Q8_0/);
   });
 
-  it("a mix that it does not know, or cannot write yet", async () => {
-    expectError(
-      await runCommand(Quantize, [nanoCheckpoint, "--type", "Q9_X", "--out", scratchFolder()]),
-      2,
-      /Q9_X[\s\S]*Q4_0/,
-    );
-    expectError(
-      await runCommand(Quantize, [nanoCheckpoint, "--type", "Q2_K", "--out", scratchFolder()]),
-      2,
-      /Q2_K/,
-    );
+  it("a mix or a type that it does not know", async () => {
+    const refuse = async (argv: readonly string[], pattern: RegExp): Promise<void> =>
+      expectError(
+        await runCommand(Quantize, [nanoCheckpoint, ...argv, "--out", scratchFolder()]),
+        2,
+        pattern,
+      );
+    await refuse(["--type", "Q4KM"], /Q4KM[\s\S]*Did you mean Q4_K_M/);
+    await refuse(["--type", "float8"], /float8[\s\S]*Q4_K_M/);
+    await refuse(["--type", "Q4_0", "--embedding-type", "Q9"], /Q9/);
+    await refuse(["--type", "Q4_0", "--tensor-type", "ffn_down"], /--tensor-type ffn_down/);
+    await refuse(["--type", "Q4_0", "--tensor-type", "ffn_dwn=Q8_0"], /ffn_dwn.*finds no tensor/);
+    await refuse(["--type", "Q4_0", "--tensor-type", "(=Q8_0"], /regular expression/);
+    await refuse(["--type", "Q4_0", "--tensor-type", "ffn=I8"], /I8/);
+    await refuse(["--type", "Q1_0"], /rows of 64 values/);
+  });
+
+  it("an importance matrix that is missing, wanting, damaged or of another model", async () => {
+    const folder = scratchFolder();
+    const out = ["--out", folder];
+    const refuse = async (type: string, imatrix: readonly string[], code: 1 | 2, pattern: RegExp) => {
+      expectError(
+        await runCommand(Quantize, [nanoCheckpoint, "--type", type, ...imatrix, ...out]),
+        code,
+        pattern,
+      );
+      expect(readdirSync(folder)).toEqual([]);
+    };
+    await refuse("IQ2_XS", [], 2, /blk\.0[\s\S]*--imatrix/);
+    const file = join(scratchFolder(), "imatrix.gguf");
+    await refuse("Q4_K_M", ["--imatrix", file], 2, /imatrix\.gguf/);
+    const flag = ["--imatrix", file];
+    writeImatrix(file, new Map([["blk.0.attn_q.weight", new Float32Array(256).fill(1)]]));
+    await refuse("IQ2_XS", flag, 2, /imatrix\.gguf: no entry for tensor blk\.0/);
+    writeImatrix(file, new Map([["blk.0.attn_q.weight", new Float32Array(255).fill(1)]]));
+    await refuse("Q4_K_M", flag, 2, /attn_q\.weight has an importance of 255 values, expected 256/);
+    writeImatrix(file, new Map([["blk.9.attn_q.weight", new Float32Array(256).fill(1)]]));
+    await refuse("Q4_K_M", flag, 2, /another model/);
+    writeImatrix(file, new Map([["blk.0.attn_q.weight", new Float32Array(256).fill(Number.NaN)]]));
+    await refuse("Q4_K_M", flag, 1, /attn_q\.weight.*NaN/);
+    writeFileSync(file, readFileSync("fixtures/reference/imatrix.gguf").subarray(0, 20_000));
+    await refuse("Q4_K_M", flag, 1, /imatrix\.gguf/);
   });
 
   it("a file in the way, unless it is told to replace it", async () => {
@@ -304,6 +336,41 @@ describe("flags and paths", () => {
     ]) {
       expectError(await runCommand(Quantize, argv), 2, /Error: /);
     }
+  });
+
+  it("have to name mixes or a recipe, and not both", async () => {
+    const recipe = join(scratchFolder(), "recipe.yaml");
+    writeFileSync(recipe, "recipe: 1\nmix: Q8_0\n");
+    const out = ["--out", scratchFolder()];
+    const ways = /--type.*--recipe|--recipe.*--type/;
+    expectError(await runCommand(Quantize, [nanoCheckpoint, ...out]), 2, ways);
+    expectError(await runCommand(Build, [nanoCheckpoint, ...out]), 2, ways);
+    const both = [nanoCheckpoint, "--type", "Q8_0", "--recipe", recipe, ...out];
+    expectError(await runCommand(Quantize, both), 2, ways);
+    const exact = [nanoCheckpoint, "--to", "gguf", "--match-converter", "--recipe", recipe, ...out];
+    expectError(await runCommand(Convert, exact), 2, /--match-converter/);
+  });
+
+  it("name a recipe that is one", async () => {
+    const recipe = join(scratchFolder(), "recipe.yaml");
+    const out = join(scratchFolder(), "out");
+    const argv = [nanoCheckpoint, "--recipe", recipe, "--out", out];
+    expectError(await runCommand(Quantize, argv), 2, /recipe\.yaml: there is no such file/, out);
+    writeFileSync(recipe, "recipe: 1\nmix: Q8_0\ntensors:\n  - {match: ffn, typ: Q4_0}\n");
+    const words =
+      /recipe\.yaml: tensors\[0\]: there is no key "typ" \(line 4, column 18\)\.\n {2}Did you mean type\?/;
+    for (const run of [
+      await runCommand(Quantize, argv),
+      await runCommand(Convert, [...argv, "--to", "gguf"]),
+      await runCommand(Build, argv),
+    ]) {
+      expectError(run, 2, words, out);
+    }
+    writeFileSync(recipe, "recipe: 1\nmix: [Q8_0\n");
+    expectError(await runCommand(Quantize, argv), 2, /recipe\.yaml: line 3, column 1: /, out);
+    const json = await runCommand(Quantize, [...argv, "--json"]);
+    expect(json.code).toBe(2);
+    expect(JSON.parse(json.stdout)).toMatchObject({ error: { code: "bad-recipe", exitCode: 2 } });
   });
 
   it("come as JSON when JSON is asked for", async () => {

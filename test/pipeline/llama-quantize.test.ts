@@ -6,6 +6,7 @@ import { readImportance } from "../../formats/imatrix/read.js";
 import { MIXES } from "../../src/plan/mixes.js";
 import { convert, type ConvertRequest } from "../../src/pipeline/convert.js";
 import { silent } from "../../src/pipeline/progress.js";
+import { fullCampaign } from "../support/campaign.js";
 import { type CheckpointKind, makeCheckpoint } from "../support/checkpoints.js";
 import { convertFixture, convertRequest, scratchFolder } from "../support/convert.js";
 import { writeImatrix } from "../support/imatrix.js";
@@ -17,7 +18,10 @@ const reference = "fixtures/reference/imatrix.gguf";
 const never = new AbortController().signal;
 /** Mixes that llama-quantize refuses without an importance matrix. */
 const needy = /^(?:IQ[12]|IQ3_XX?S$|Q2_K_S)/;
-const quantizing = MIXES.filter(({ type }) => !["F32", "F16", "BF16"].includes(type));
+/** Q1_0 does not divide the rows of the miniature's per-layer projections; llama-quantize gives up on it too. */
+const all = MIXES.filter(({ type }) => !["F32", "F16", "BF16", "Q1_0"].includes(type));
+/** Every fourth with LAPIDARY_CAMPAIGN other than full: ggml takes seconds to get ready for some types. */
+const quantizing = fullCampaign ? all : all.filter((_, index) => index % 4 === 1);
 
 async function write(request: Partial<ConvertRequest>): Promise<string> {
   const [artifact] = await convert(convertRequest(request), silent, never);

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { assignTypes, quantizeOrder } from "../../src/plan/assign.js";
+import { assignTypes, type Overrides, quantizeOrder } from "../../src/plan/assign.js";
 import { findMix, MIXES } from "../../src/plan/mixes.js";
 import { alwaysF32, converterTypes } from "../../src/plan/converter.js";
-import type { BlockTypeName } from "../../src/blocks/types.js";
+import type { BlockTypeName, Method } from "../../src/blocks/types.js";
 import { MEMBERS, type MemberName } from "../support/members.js";
 import { EXPECTED } from "./expected.js";
 import { candidatesOf, configOf, factsOf, summary } from "./members.js";
@@ -65,8 +65,13 @@ describe("mixes on the published members", () => {
 
 describe("shapes", () => {
   const facts = { layers: 4, experts: 0, headsPerKey: 1, importance: false };
-  const typeOf = (mix: string, row: number): BlockTypeName | undefined =>
-    assignTypes([{ name: "blk.0.ffn_up.weight", ne: [row, 8], kept: "BF16" }], findMix(mix), facts)[0];
+  const typeOf = (mix: string, row: number, overrides: Overrides = {}): BlockTypeName | undefined =>
+    assignTypes(
+      [{ name: "blk.0.ffn_up.weight", ne: [row, 8], kept: "BF16" }],
+      findMix(mix),
+      facts,
+      overrides,
+    )[0];
 
   it("falls back to smaller blocks, then to F16", () => {
     expect(typeOf("Q6_K", 96)).toBe("Q8_0");
@@ -76,6 +81,24 @@ describe("shapes", () => {
     expect(typeOf("Q8_0", 48)).toBe("F16");
     expect(typeOf("Q4_0", 48)).toBe("F16");
     expect(typeOf("Q6_K", 48)).toBe("F16");
+  });
+
+  it("falls back to the fewest bits not below the wish when it is told to", () => {
+    const near = (mix: string, row: number, method: Method): BlockTypeName | undefined =>
+      typeOf(mix, row, { fallback: "near", method });
+    // The rows of the 26B's experts and of its dense part.
+    for (const row of [704, 2112]) {
+      expect(near("Q2_K_S", row, "search")).toBe("Q2_0");
+      expect(near("IQ2_XXS", row, "search")).toBe("Q2_0");
+      expect(near("IQ2_XXS", row, "ggml")).toBe("IQ4_NL");
+      expect(near("IQ3_S", row, "search")).toBe("IQ4_NL");
+      expect(near("Q4_K_S", row, "search")).toBe("IQ4_NL");
+      expect(near("Q5_K_S", row, "search")).toBe("Q5_0");
+      expect(near("Q6_K", row, "search")).toBe("Q8_0");
+    }
+    expect(near("IQ2_XXS", 96, "search")).toBe("IQ4_NL");
+    expect(near("Q4_K_S", 48, "search")).toBe("F16");
+    expect(near("Q4_K_S", 256, "search")).toBe("Q4_K");
   });
 
   it("counts dimensions as ggml does: a matrix of one row is a vector", () => {

@@ -7,6 +7,7 @@ import { encode } from "../../src/blocks/encode/encode.js";
 import { bfloatsToFloats, halvesToFloats } from "../../src/blocks/floats.js";
 import { rowBytes } from "../../src/blocks/table.js";
 import type { BlockTypeName } from "../../src/blocks/types.js";
+import { OutputReader } from "../../src/pool/hash.js";
 import { MIN_MEMORY_BYTES } from "../../src/pool/memory.js";
 import { type PoolProgress, runTiles } from "../../src/pool/pool.js";
 import type { TensorJob } from "../../src/pool/tiles.js";
@@ -101,9 +102,8 @@ describe("conversion", () => {
         true,
       );
     }
-    expect(reports.flatMap(({ finished }) => finished).toSorted((a, b) => a - b)).toEqual(
-      jobs.map((_, index) => index),
-    );
+    const finished = reports.flatMap((report) => report.finished).toSorted((a, b) => a.job - b.job);
+    expect(finished.map((each) => each.job)).toEqual(jobs.map((_, index) => index));
     expect(reports.at(-1)).toMatchObject({
       bytesRead: jobs.reduce((sum, { source }) => sum + rowBytes(source, row * rows), 0),
       bytesWritten: expected.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -127,6 +127,67 @@ describe("conversion", () => {
 
   it("has nothing to do without jobs", async () => {
     await expect(runTiles({ jobs: [], memoryBytes })).resolves.toBeUndefined();
+  });
+});
+
+describe("hashes of outputs", () => {
+  it("are those of the bytes read back, whoever wrote them, and of no other bytes", async () => {
+    const row = 512;
+    const rows = 700;
+    const input = join(folder, "hashed.in");
+    await writeFile(input, encoded("BF16", values(row * rows, 21)));
+    const hashes: string[][] = [];
+    for (const threads of [1, 2]) {
+      const output = join(folder, `hashed-${threads}.out`);
+      await writeFile(output, "");
+      const jobs = (["Q8_0", "F32"] as const).map((target, index) =>
+        job({ input, output, outputOffset: index * 1_000_000, target, row, rows }),
+      );
+      const found: string[] = [];
+      let tileValues = 0;
+      await runTiles({
+        jobs,
+        threads,
+        memoryBytes: threads * MIN_MEMORY_BYTES,
+        onProgress: (progress) => {
+          for (const each of progress.finished) found[each.job] = each.hash;
+          ({ tileValues } = progress);
+        },
+      });
+      hashes.push(found);
+      expect(new Set(found).size).toBe(2);
+      const reader = await OutputReader.create();
+      try {
+        let read = 0;
+        for (const [index, each] of jobs.entries()) {
+          expect(await reader.hash(each, tileValues, (count) => (read += count))).toBe(found[index]);
+          expect(await reader.hash(each, 2 * tileValues)).not.toBe(found[index]);
+          expect(await reader.hash(each, 2 * tileValues)).toMatch(/^[0-9a-f]{16}$/);
+        }
+        expect(read).toBe(2 * row * rows);
+        const bytes = await readFile(output);
+        const at = 300_000;
+        bytes[at] = (bytes[at] ?? 0) ^ 4;
+        await writeFile(output, bytes);
+        expect(await reader.hash(jobs[0] ?? job({ input, output }), tileValues)).not.toBe(found[0]);
+        await truncate(output, at);
+        expect(await reader.hash(jobs[0] ?? job({ input, output }), tileValues)).toBeUndefined();
+      } finally {
+        await reader.close();
+      }
+    }
+    expect(hashes[0]).toEqual(hashes[1]);
+  });
+
+  it("are none where no run can have cut the job like that", async () => {
+    const reader = await OutputReader.create();
+    const importance = new Float32Array(new SharedArrayBuffer(4 * 1024));
+    const output = join(folder, "cut-otherwise.out");
+    await writeFile(output, Buffer.alloc(4096));
+    const each = job({ input: output, output, row: 1024, importance });
+    expect(await reader.hash(each, 256)).toBeUndefined();
+    expect(await reader.hash(each, 1024)).toMatch(/^[0-9a-f]{16}$/);
+    await reader.close();
   });
 });
 

@@ -22,10 +22,11 @@ function userEnvironment(): NodeJS.ProcessEnv {
  * Runs the built program as a user would, without a terminal.
  *
  * @param options.meanwhile called once the program says its first words on stderr: what it does has begun
+ * @param options.killAfterMs SIGKILL comes so long after the start, if the program still runs then
  */
 export function lapidary(
   args: readonly string[],
-  options: { readonly meanwhile?: (kill: Kill) => Promise<void> } = {},
+  options: { readonly meanwhile?: (kill: Kill) => Promise<void>; readonly killAfterMs?: number } = {},
 ): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [join(packageRoot, "bin", "run.js"), ...args], {
@@ -33,6 +34,9 @@ export function lapidary(
       env: userEnvironment(),
       stdio: ["ignore", "pipe", "pipe"],
     });
+    const { killAfterMs } = options;
+    const timer =
+      killAfterMs === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), killAfterMs);
     let stdout = "";
     let stderr = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
@@ -46,6 +50,9 @@ export function lapidary(
         });
     });
     child.once("error", reject);
-    child.once("close", (code, signal) => resolve({ code, signal, stdout, stderr }));
+    child.once("close", (code, signal) => {
+      clearTimeout(timer);
+      resolve({ code, signal, stdout, stderr });
+    });
   });
 }

@@ -32,6 +32,8 @@ export function convertRequest(request: Partial<ConvertRequest> = {}): ConvertRe
     memory: 256 * 1024 ** 2,
     dryRun: false,
     force: false,
+    // Most tests hold files against llama.cpp's own.
+    method: "ggml",
     ...request,
   };
 }

@@ -63,9 +63,9 @@ export function firstDifference(a: Uint8Array, b: Uint8Array): number {
   return a.findIndex((byte, index) => byte !== b[index]);
 }
 
-/** The values with zero in the place of those that no half holds. */
-export function withinHalf(values: Float32Array): Float32Array {
-  return values.map((value) => (Math.abs(value) > 65504 ? 0 : value));
+/** The values with zero in the place of those beyond a limit, which is the largest half. */
+export function withinHalf(values: Float32Array, limit = 65504): Float32Array {
+  return values.map((value) => (Math.abs(value) > limit ? 0 : value));
 }
 
 const importanceFills: Readonly<Record<string, Fill>> = {

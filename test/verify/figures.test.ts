@@ -1,12 +1,14 @@
-import { readFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { packageRoot } from "../../src/base/paths.js";
+import type { Method } from "../../src/blocks/types.js";
 import { startLlamaEngine } from "../../src/engines/llama/engine.js";
 import type { Engine } from "../../src/engines/types.js";
 import type { Measurement } from "../../src/verify/measurement.js";
 import type { Comparison } from "../../src/verify/statistics.js";
 import { verifyModel } from "../../src/verify/verify.js";
+import { fullCampaign } from "../support/campaign.js";
 import { convertFixture } from "../support/convert.js";
 
 /** What llama.cpp v0.5.0's own tools found: see fixtures/reference/figures.txt. */
@@ -22,41 +24,45 @@ const context = 512;
 /** The slowest part by far, on a machine that is busy with other tests. */
 const patience = 600_000;
 
-let figures: ReadonlyMap<string, Figure>;
+/** All mixes with LAPIDARY_CAMPAIGN=full, else one of each kind. */
+const few: ReadonlySet<string> = new Set(["bf16", "Q8_0 plain", "Q4_0 plain", "Q4_K_M imatrix"]);
+
+const lines = readFileSync(join(packageRoot, "fixtures", "reference", "figures.txt"), "utf8").split("\n");
+const figures: ReadonlyMap<string, Figure> = new Map(
+  lines.flatMap((line): [string, Figure][] => {
+    const name = /^\S+(?: plain| imatrix)?/.exec(line)?.[0];
+    const value = (key: string): number => Number(new RegExp(`\\s${key}\\s+([\\d.]+)`).exec(line)?.[1] ?? 0);
+    if (name === undefined || line.includes("refused")) return [];
+    return [
+      [
+        name,
+        {
+          perplexity: value("ppl"),
+          divergence: value("kld"),
+          topAgreement: value("top1"),
+          tokens: value("tokens"),
+        },
+      ],
+    ];
+  }),
+);
+const compared = [...figures.keys()].filter((name) => name !== "f32" && (fullCampaign || few.has(name)));
+const searched = compared.filter((name) => name.endsWith(" imatrix") && !name.startsWith("Q8_0"));
+
 let engine: Engine;
 
 beforeAll(async () => {
-  const lines = (await readFile(join(packageRoot, "fixtures", "reference", "figures.txt"), "utf8")).split(
-    "\n",
-  );
-  figures = new Map(
-    lines.flatMap((line): [string, Figure][] => {
-      const name = /^\S+(?: plain)?/.exec(line)?.[0];
-      const value = (key: string): number =>
-        Number(new RegExp(`\\s${key}\\s+([\\d.]+)`).exec(line)?.[1] ?? 0);
-      return name === undefined || line.includes("refused")
-        ? []
-        : [
-            [
-              name,
-              {
-                perplexity: value("ppl"),
-                divergence: value("kld"),
-                topAgreement: value("top1"),
-                tokens: value("tokens"),
-              },
-            ],
-          ];
-    }),
-  );
   engine = await startLlamaEngine();
 });
 afterAll(() => engine.close());
 
-async function measured(type: "BF16" | "Q8_0" | "Q4_0"): Promise<Measurement> {
+/** Measures the fixture as it is named in figures.txt, such as `Q4_K_M imatrix`. */
+async function measured(name: string, method: Method): Promise<Measurement> {
+  const [mix = "", kind] = name.split(" ");
+  const imatrix = kind === "imatrix" ? "fixtures/reference/imatrix.gguf" : undefined;
   const result = await verifyModel({
     engine,
-    candidate: await convertFixture(type),
+    candidate: await convertFixture(mix.toUpperCase(), { imatrix, method }),
     reference: await convertFixture("F32"),
     text: join(packageRoot, "fixtures", "text", "eval.txt"),
     mode: "raw",
@@ -69,16 +75,12 @@ async function measured(type: "BF16" | "Q8_0" | "Q4_0"): Promise<Measurement> {
 }
 
 describe("figures of the miniature checkpoint", () => {
-  it.each([
-    ["BF16", "bf16"],
-    ["Q8_0", "Q8_0 plain"],
-    ["Q4_0", "Q4_0 plain"],
-  ] as const)(
+  it.each(compared)(
     "in F32 and %s are those of llama.cpp's own tools",
     { timeout: patience },
-    async (type, name) => {
+    async (name) => {
       const figure = figures.get(name) as Figure;
-      const found = await measured(type);
+      const found = await measured(name, "ggml");
       const { referencePerplexity, divergence, topAgreement } = found.comparison as Comparison;
       expect(found.windows).toBe(windows);
       expect(found.scored).toBe(figure.tokens);
@@ -87,9 +89,19 @@ describe("figures of the miniature checkpoint", () => {
       ).toBeLessThan(0.002);
       expect(Math.abs(found.perplexity.value / figure.perplexity - 1)).toBeLessThan(0.002);
       // Six decimals are all that figures.txt has: BF16's 0.000004 is one digit, and no ratio can be asked of it.
-      expect(divergence.value).toBeGreaterThan(type === "BF16" ? 0 : 0.95 * figure.divergence);
-      expect(divergence.value).toBeLessThan(type === "BF16" ? 2e-5 : 1.05 * figure.divergence);
+      expect(divergence.value).toBeGreaterThan(name === "bf16" ? 0 : 0.95 * figure.divergence);
+      expect(divergence.value).toBeLessThan(name === "bf16" ? 2e-5 : 1.05 * figure.divergence);
       expect(Math.abs(topAgreement.value - figure.topAgreement)).toBeLessThan(0.005);
+    },
+  );
+
+  it.each(searched)(
+    "are better than llama.cpp's in %s with our search",
+    { timeout: patience },
+    async (name) => {
+      const found = await measured(name, "search");
+      const { divergence } = found.comparison as Comparison;
+      expect(divergence.value).toBeLessThan((figures.get(name) as Figure).divergence);
     },
   );
 });

@@ -40,7 +40,7 @@ export function affineSearch(
   return { top, numerators, absolute };
 }
 
-/** Scale and minimum of a sub-block, both 0 or more apart from rounding; a value is scale · level − minimum. */
+/** Scale and minimum of a sub-block: a value is scale · level − minimum. Hardly ever is the scale negative. */
 export interface AffineScale {
   readonly scale: number;
   readonly minimum: number;
@@ -77,16 +77,18 @@ export function searchAffine(
   levels: Uint8Array,
 ): AffineScale {
   const count = values.length;
-  let low = 0;
-  let high = values[0]!;
+  let low = values[0]!;
+  let high = low;
   let sumW = 0;
   let sumX = 0;
   for (let j = 0; j < count; j++) {
-    low = min(low, values[j]!);
+    // Not Math.min: of two zeros the first gives the minimum its sign.
+    if (values[j]! < low) low = values[j]!;
     high = max(high, values[j]!);
     sumW = fround(sumW + weights[j]!);
     sumX = fround(sumX + fround(weights[j]! * values[j]!));
   }
+  if (low > 0) low = 0;
   if (high <= low) {
     levels.fill(0);
     return { scale: 0, minimum: -low };

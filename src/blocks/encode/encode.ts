@@ -8,6 +8,8 @@ import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from "./legacy.js";
 import { encodeQ2_K, encodeQ4_K, encodeQ5_K } from "./k-affine.js";
 import { encodeIQ4_NL, encodeIQ4_XS } from "./codebook.js";
 import { encodeQ3_K } from "./q3_k.js";
+import { encodeIQ2_S, encodeIQ2_XS, encodeIQ2_XXS } from "./lattice/iq2.js";
+import { encodeIQ3_S, encodeIQ3_XXS } from "./lattice/iq3.js";
 import { encodeQ6_K } from "./q6_k.js";
 import { encodeQ8_0 } from "./q8_0.js";
 import { encodeQ1_0, encodeQ2_0, encodeTQ1_0, encodeTQ2_0 } from "./ternary.js";
@@ -41,6 +43,11 @@ const encoders: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["IQ4_XS", encodeIQ4_XS],
   ["IQ1_S", encodeIQ1_S],
   ["IQ1_M", encodeIQ1_M],
+  ["IQ2_XXS", encodeIQ2_XXS],
+  ["IQ2_XS", encodeIQ2_XS],
+  ["IQ2_S", encodeIQ2_S],
+  ["IQ3_XXS", encodeIQ3_XXS],
+  ["IQ3_S", encodeIQ3_S],
 ]);
 
 /** Types that `encode` and the kernels can write. */

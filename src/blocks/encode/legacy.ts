@@ -1,6 +1,7 @@
 import { floatToHalf } from "../floats.js";
 import type { Encoder } from "../types.js";
-import { searchOffset, searchScale } from "./legacy-search.js";
+import { affineSearch, searchAffine } from "./affine.js";
+import { extremeOf, searchScale } from "./symmetric.js";
 
 const { abs, fround, min, sqrt, trunc } = Math;
 
@@ -45,9 +46,7 @@ function roundTo(
 function symmetric(bound: number): Fitter {
   return (values, weights, levels) => {
     if (weights !== undefined) return { scale: searchScale(values, weights, bound, levels), offset: 0 };
-    let extreme = 0;
-    for (const x of values) if (abs(x) > abs(extreme)) extreme = x;
-    const scale = fround(extreme / -bound);
+    const scale = fround(extremeOf(values) / -bound);
     roundTo(values, 0, scale, bound, 2 * bound - 1, levels);
     return { scale, offset: 0 };
   };
@@ -55,8 +54,12 @@ function symmetric(bound: number): Fitter {
 
 /** Levels from the smallest value to the largest. */
 function affine(top: number): Fitter {
+  const search = affineSearch(top, { first: -0.9, step: 0.05, steps: 36 });
   return (values, weights, levels) => {
-    if (weights !== undefined) return searchOffset(values, weights, top, levels);
+    if (weights !== undefined) {
+      const { scale, minimum } = searchAffine(values, weights, search, levels);
+      return { scale, offset: -minimum };
+    }
     // Comparisons tell apart no zeros: the first one gives the offset its sign.
     let low = Infinity;
     let high = -Infinity;

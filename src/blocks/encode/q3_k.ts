@@ -103,8 +103,9 @@ export function encodeQ3_K(values: Float32Array, out: Uint8Array, importance?: F
         let total = 0;
         for (const [j, x] of subBlock(s).entries()) {
           const root = fround(sqrt(fround(spread + fround(x * x))));
-          weights[j] = fround(importance[o + 16 * s + j]! * root);
-          total = fround(total + weights[j]!);
+          const weight = fround(importance[o + 16 * s + j]! * root);
+          weights[j] = weight;
+          total = fround(total + weight);
         }
         totals[s] = total;
         scales[s] = searchScale(subBlock(s), weights, 4, levelsOf(s));

@@ -1,15 +1,13 @@
 import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
-import { blockType, rowBytes } from "../table.js";
+import { blockType, blockTypes, rowBytes } from "../table.js";
 import type { BlockTypeName, Method } from "../types.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
-const targets: ReadonlySet<BlockTypeName> = new Set([
-  ...["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "NVFP4"],
-  ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M"],
-  ...["TQ1_0", "TQ2_0", "Q1_0", "Q2_0"],
-] as const);
+const targets: ReadonlySet<BlockTypeName> = new Set(
+  blockTypes.map(({ name }) => name).filter((name) => !/^I\d|^F64/.test(name)),
+);
 
 /** The lattices of the types that are searched on one. */
 const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
@@ -23,13 +21,12 @@ const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
 ]);
 
 /** Types that heed an importance in ggml's method. */
-const weighted: ReadonlySet<BlockTypeName> = new Set([
-  ...["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"],
-  ...["IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M"],
-] as const);
+const weighted: ReadonlySet<BlockTypeName> = new Set(
+  [...targets].filter((name) => /^Q[45]_[01]$|_K$|^IQ/.test(name)),
+);
 
 /** Types that the kernels know a search for. */
-const searched: ReadonlySet<BlockTypeName> = new Set(["Q2_K", "Q4_K", "Q5_K"]);
+const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>(["Q2_K", "Q4_K", "Q5_K"]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
@@ -50,6 +47,7 @@ interface Exports {
   base(): number;
   tableBytes(target: number): number;
   makeTables(target: number, at: number): void;
+  checksum(at: number, length: number): number;
   convert(
     source: number,
     target: number,
@@ -227,6 +225,26 @@ export class Kernels {
   /** The bytes that the last `convert` made; valid until the next one. */
   get output(): Uint8Array {
     return this.#output;
+  }
+
+  /** Checksum of `output`, 32 bits; `checksumOf` gives the same for the same bytes. */
+  checksum(): number {
+    return this.#exports.checksum(this.#output.byteOffset, this.#output.length) >>> 0;
+  }
+
+  /**
+   * Checksum of the first bytes of the input region, 32 bits.
+   *
+   * @throws BlockError `over-capacity` when the region is shorter
+   */
+  checksumOf(length: number): number {
+    if (length > this.#input.length) {
+      throw new BlockError(
+        "over-capacity",
+        `${length} bytes are more than the ${this.#input.length} that the kernels have room for`,
+      );
+    }
+    return this.#exports.checksum(this.#inputAt, length) >>> 0;
   }
 
   /** What stopped the last `convert`, or undefined when it went through. */

@@ -9,6 +9,7 @@ import { q6_k } from "./q6_k";
 import { q8_0 } from "./q8_0";
 import { rows } from "./rows";
 
+export { checksum } from "./checksum";
 export { problem } from "./problem";
 
 /** First byte that is free for the input and output of conversions. */
@@ -21,7 +22,7 @@ export function base(): usize {
  * of them in one run is rare.
  */
 export function tableBytes(target: i32): i32 {
-  if (target === 19 || target === 29) return ternaryTableBytes(target);
+  if (target === 19 || target === 29) return ternaryTableBytes();
   return latticeTableBytes(target);
 }
 
@@ -30,7 +31,7 @@ export function tableBytes(target: i32): i32 {
  * them, and `tableBytes` bytes are free there, aligned to 64.
  */
 export function makeTables(target: i32, at: usize): void {
-  if (target === 19 || target === 29) makeTernaryTables(target, at);
+  if (target === 19 || target === 29) makeTernaryTables(at);
   else makeLatticeTables(target, at);
 }
 

@@ -1,11 +1,12 @@
 // Q6_K: 16 sub-blocks of 16 values; a searched scale for each, in 8-bit steps of one half for all 256.
 
+import { extremeOf16, NEGLIGIBLE } from "./extreme";
 import { floatOf, halfOf, isInfinite } from "./half";
-import { extremeOf16 } from "./k/extreme";
-import { divided, multiplied, nearestInteger } from "./k/levels";
-import { NEGLIGIBLE, search32, turned, WEIGHTS } from "./k/search";
+import { divided, multiplied } from "./k/levels";
+import { search32, turned, WEIGHTS } from "./k/search";
 import { firstFrom, floats, infinity, larger, largest, magnitudes } from "./number";
 import { NON_FINITE, OVERFLOW, stop } from "./problem";
+import { nearestInteger } from "./rounding";
 import { turnRows } from "./turn";
 
 const VALUES: i32 = 256;

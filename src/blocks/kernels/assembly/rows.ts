@@ -6,7 +6,7 @@ import { encodeSymmetric } from "./k/symmetric";
 import { encodeLattice } from "./lattice/index";
 import { encodeTernaryLattice } from "./lattice/ternary";
 import { encodeLegacy } from "./legacy/index";
-import { firstFrom, float, floats, infinity, magnitude } from "./number";
+import { firstFrom, float, floats, infinity, largest, magnitude, magnitudes } from "./number";
 import { NON_FINITE, OVERFLOW, stop } from "./problem";
 import { searchBlocks } from "./search/index";
 
@@ -24,6 +24,9 @@ const NVFP4: i32 = 40;
 /** Above 2688: the scales of NVFP4 end at 448 and its levels at 6. */
 const NVFP4_LIMIT: i32 = 0x45280001;
 
+/** The last of the types whose weights depend on how large a value is within its row. */
+const Q5_1: i32 = 7;
+
 /** Mean square of a row, summed in float32 in the order of the values as ggml does. */
 function meanSquare<S>(input: usize, row: i32): f32 {
   let sum: f32 = 0;
@@ -34,12 +37,27 @@ function meanSquare<S>(input: usize, row: i32): f32 {
   return sum / <f32>row;
 }
 
+/** Widens whole blocks into `chunk`; returns the bits of the largest magnitude, at least infinity for a NaN. */
+// @ts-ignore: decorator
+@inline function widen<S>(input: usize, count: i32): i32 {
+  let most = i32x4.splat(0);
+  let more = i32x4.splat(0);
+  for (let to = chunk, end = chunk + 4 * <usize>count; to < end; to += 32) {
+    v128.store(to, floats<S>(input));
+    v128.store(to, floats<S>(input + 4 * sizeof<S>()), 16);
+    most = i32x4.max_s(most, magnitudes<f32>(to));
+    more = i32x4.max_s(more, magnitudes<f32>(to + 16));
+    input += 8 * sizeof<S>();
+  }
+  return largest<f32>(i32x4.max_s(most, more));
+}
+
 /**
  * Encodes whole blocks of float32 values that are finite and within the range of a half.
  *
  * @param x float32 values, aligned to 16 bytes; at most `CHUNK`
  * @param weights importance of these values, or 0
- * @param meanSquare of the whole row, when there are weights
+ * @param meanSquare of the whole row, for the types up to `Q5_1` when there are weights
  */
 // @ts-ignore: decorator
 @inline function encodeBlocks(
@@ -95,14 +113,12 @@ export function rows<S>(
   const limit = target === NVFP4 ? NVFP4_LIMIT : LIMIT;
   const length = weights === 0 ? values : row;
   for (let start = 0; start < values; start += length) {
-    const mean: f32 = weights === 0 || search ? 0 : meanSquare<S>(input, length);
+    const weighed = weights !== 0 && target <= Q5_1 && !search;
+    const mean: f32 = weighed ? meanSquare<S>(input, length) : 0;
     for (let i = 0; i < length; i += CHUNK) {
       const count = min(CHUNK, length - i);
-      for (let j = 0; j < count; j += 4) {
-        v128.store(chunk + <usize>j * 4, floats<S>(input + <usize>j * sizeof<S>()));
-      }
-      const bad = firstFrom<f32>(chunk, count, limit);
-      if (bad >= 0) {
+      if (widen<S>(input, count) >= limit) {
+        const bad = firstFrom<f32>(chunk, count, limit);
         const finite = magnitude<S>(input + <usize>bad * sizeof<S>()) < infinity<S>();
         return stop(finite ? OVERFLOW : NON_FINITE, start + i + bad);
       }

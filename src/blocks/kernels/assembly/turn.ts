@@ -1,23 +1,23 @@
 // Rows that become lanes: vector j holds value j of four rows.
 
-/** Stores four vectors transposed, 16 bytes apart. */
+/** Stores four vectors transposed, `step` bytes apart. */
 // @ts-ignore: decorator
-@inline function turn4(a: v128, b: v128, c: v128, d: v128, to: usize): void {
+@inline export function turn4(a: v128, b: v128, c: v128, d: v128, to: usize, step: usize): void {
   const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
   const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
   const ab2 = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
   const cd2 = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
   v128.store(to, v128.shuffle<i64>(ab, cd, 0, 2));
-  v128.store(to, v128.shuffle<i64>(ab, cd, 1, 3), 16);
-  v128.store(to, v128.shuffle<i64>(ab2, cd2, 0, 2), 32);
-  v128.store(to, v128.shuffle<i64>(ab2, cd2, 1, 3), 48);
+  v128.store(to + step, v128.shuffle<i64>(ab, cd, 1, 3));
+  v128.store(to + 2 * step, v128.shuffle<i64>(ab2, cd2, 0, 2));
+  v128.store(to + 3 * step, v128.shuffle<i64>(ab2, cd2, 1, 3));
 }
 
 /** Stores the first `values` values of four rows, lanes by row; a multiple of 4. */
 // @ts-ignore: decorator
 @inline export function turn(a: usize, b: usize, c: usize, d: usize, values: usize, to: usize): void {
   for (let at: usize = 0; at < 4 * values; at += 16) {
-    turn4(v128.load(a + at), v128.load(b + at), v128.load(c + at), v128.load(d + at), to + 4 * at);
+    turn4(v128.load(a + at), v128.load(b + at), v128.load(c + at), v128.load(d + at), to + 4 * at, 16);
   }
 }
 

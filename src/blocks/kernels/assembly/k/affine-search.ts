@@ -1,162 +1,60 @@
-// The search for scale and minimum of a sub-block, which is the bulk of the work of the affine types.
-//
-// Lanes are sub-blocks, and the values are walked in order: every sum of a sub-block is taken in the order of
-// ggml's scalar code and has the same bits. Two groups of four sub-blocks go together, for the sums of one wait
-// for the adder most of the time.
+// The search for scale and minimum of a sub-block, which is the bulk of the work of the affine types. The plain
+// spread of its range over the levels comes first; each trial then starts from the best offset so far and fits
+// scale and offset to its levels by weighted least squares. See `affine-lanes.ts`.
 
 import { FIELD_STEP, FROMS, INVERSES, MINIMUMS, nearestOf, SCALES, SUMS } from "./affine-fields";
+import {
+  ERROR,
+  FIT_ERROR,
+  FIT_OFFSET,
+  FIT_SCALE,
+  FROM,
+  GROUP,
+  GROUPS,
+  HIGH,
+  INVERSE,
+  LEVEL,
+  LOW,
+  NEXT,
+  OFFSET,
+  RANGED,
+  SCALE,
+  SET,
+  STRIDE,
+  SUM_L,
+  SUM_LL,
+  SUM_LX,
+  SUM_W,
+  SUM_X,
+  TRIED,
+  WEIGHT,
+  measure,
+  sets,
+  zero,
+} from "./affine-lanes";
 
 /** Spread values below this are rounded as usual; beyond, ggml's bits are no longer the nearest integer. */
 const USUAL: f32 = 4194303;
 
-/** For every value of up to 32: four lanes of each group of its value, its weight and its level. */
-const lanes: usize = memory.data(32 * 96, 16);
-const STRIDE: usize = 96;
-const WEIGHT: usize = 32;
-const LEVEL: usize = 64;
-/** Between the groups, for each of these. */
-const NEXT: usize = 16;
-
-/** State of the two groups, four lanes of each number. */
-const state: usize = memory.data(2 * 272, 16);
-const GROUP: usize = 272;
-/** Sums of the weights and of weight · value. */
-const SUM_W: usize = 0;
-const SUM_X: usize = 16;
-const LOW: usize = 32;
-const HIGH: usize = 48;
-/** The best so far: its error, its scale and offset, and from which offset and inverse scale its levels came. */
-const ERROR: usize = 64;
-const SCALE: usize = 80;
-const OFFSET: usize = 96;
-const FROM: usize = 112;
-const INVERSE: usize = 128;
-/** The trial: its inverse scale, sums of weight · level, weight · level² and weight · level · value, and its fit. */
-const TRIED: usize = 144;
-const SUM_L: usize = 160;
-const SUM_LL: usize = 176;
-const SUM_LX: usize = 192;
-const FIT_SCALE: usize = 208;
-const FIT_OFFSET: usize = 224;
-const FIT_ERROR: usize = 240;
-/** Which sub-blocks have a range. */
-const RANGED: usize = 256;
-
-// @ts-ignore: decorator
-@inline function zero(): v128 {
-  return i32x4.splat(0);
-}
-
-/** Stores four values of each of four sub-blocks, `step` bytes apart, lanes by sub-block. */
-// @ts-ignore: decorator
-@inline function turn4(from: usize, step: usize, to: usize): void {
-  const a = v128.load(from);
-  const b = v128.load(from + step);
-  const c = v128.load(from + 2 * step);
-  const d = v128.load(from + 3 * step);
-  const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
-  const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
-  const ab2 = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
-  const cd2 = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
-  v128.store(to, v128.shuffle<i64>(ab, cd, 0, 2));
-  v128.store(to + STRIDE, v128.shuffle<i64>(ab, cd, 1, 3));
-  v128.store(to + 2 * STRIDE, v128.shuffle<i64>(ab2, cd2, 0, 2));
-  v128.store(to + 3 * STRIDE, v128.shuffle<i64>(ab2, cd2, 1, 3));
-}
-
-/** Spreads eight sub-blocks of `count` values over the lanes. */
-// @ts-ignore: decorator
-@inline function turn(from: usize, count: i32, to: usize): void {
-  const step = <usize>count * 4;
-  for (let j: usize = 0; j < <usize>count; j += 4) {
-    turn4(from + 4 * j, step, to + STRIDE * j);
-    turn4(from + 4 * j + 4 * step, step, to + STRIDE * j + NEXT);
-  }
-}
-
-/** Eight sub-blocks of 16 values; each magnitude is its weight. */
-export function placeByMagnitude(x: usize): void {
-  turn(x, 16, lanes);
-  for (let at = lanes; at < lanes + 16 * STRIDE; at += STRIDE) {
-    v128.store(at, f32x4.abs(v128.load(at)), WEIGHT);
-    v128.store(at, f32x4.abs(v128.load(at, NEXT)), WEIGHT + NEXT);
-  }
-}
-
-/** Eight sub-blocks of 32 values; a weight is the root of their mean square plus the magnitude. */
-export function placeBySpread(x: usize): void {
-  turn(x, 32, lanes);
-  let a = zero();
-  let b = zero();
-  for (let at = lanes; at < lanes + 32 * STRIDE; at += STRIDE) {
-    const valueA = v128.load(at);
-    const valueB = v128.load(at, NEXT);
-    a = f32x4.add(a, f32x4.mul(valueA, valueA));
-    b = f32x4.add(b, f32x4.mul(valueB, valueB));
-  }
-  a = f32x4.sqrt(f32x4.mul(a, f32x4.splat(0.03125)));
-  b = f32x4.sqrt(f32x4.mul(b, f32x4.splat(0.03125)));
-  for (let at = lanes; at < lanes + 32 * STRIDE; at += STRIDE) {
-    v128.store(at, f32x4.add(a, f32x4.abs(v128.load(at))), WEIGHT);
-    v128.store(at, f32x4.add(b, f32x4.abs(v128.load(at, NEXT))), WEIGHT + NEXT);
-  }
-}
-
-// @ts-ignore: decorator
-@inline function weigh(at: usize, variance: v128): void {
-  const x = v128.load(at);
-  const root = f32x4.sqrt(f32x4.add(variance, f32x4.mul(x, x)));
-  v128.store(at, f32x4.mul(v128.load(at, WEIGHT), root), WEIGHT);
-}
-
-/** Eight sub-blocks; a weight is the importance times the root of `variance` plus the square. */
-export function placeByImportance(x: usize, importance: usize, count: i32, variance: f32): void {
-  turn(x, count, lanes);
-  turn(importance, count, lanes + WEIGHT);
-  const v = f32x4.splat(variance);
-  for (let at = lanes; at < lanes + <usize>count * STRIDE; at += STRIDE) {
-    weigh(at, v);
-    weigh(at + NEXT, v);
-  }
-}
-
-/** Range and sums of a group. What has no range is given one: its result is not used, see `finish`. */
-// @ts-ignore: decorator
-@inline function measure(count: i32, next: usize, group: usize): void {
-  const first = lanes + next;
-  let low = zero();
-  let high = v128.load(first);
-  let sumW = zero();
-  let sumX = zero();
-  for (let at = first; at < first + <usize>count * STRIDE; at += STRIDE) {
-    const x = v128.load(at);
-    const w = v128.load(at, WEIGHT);
-    low = f32x4.pmin(low, x);
-    high = f32x4.pmax(high, x);
-    sumW = f32x4.add(sumW, w);
-    sumX = f32x4.add(sumX, f32x4.mul(w, x));
-  }
-  v128.store(group, sumW, SUM_W);
-  v128.store(group, sumX, SUM_X);
-  v128.store(group, low, LOW);
-  const ranged = f32x4.gt(high, low);
-  v128.store(group, ranged, RANGED);
-  v128.store(group, v128.bitselect(high, f32x4.add(low, f32x4.splat(1)), ranged), HIGH);
-}
+// Switches that are types: of two calls that differ in a constant only, the compiler makes one, with a branch for
+// every value.
+type Yes = i32;
+type No = u32;
 
 /** Level of four spread values. */
 // @ts-ignore: decorator
-@inline function levelOf(x: v128, offset: v128, inverse: v128, top: v128, usual: bool): v128 {
-  const spread = f32x4.mul(inverse, f32x4.sub(x, offset));
-  if (usual) return f32x4.pmax(f32x4.pmin(f32x4.nearest(spread), top), zero());
-  return f32x4.pmax(f32x4.pmin(f32x4.convert_i32x4_s(nearestOf(spread)), top), zero());
+@inline function levelOf<Usual>(x: v128, offset: v128, inverse: v128, top: v128): v128 {
+  let level = f32x4.mul(inverse, f32x4.sub(x, offset));
+  if (isSigned<Usual>()) level = f32x4.nearest(level);
+  else level = f32x4.convert_i32x4_s(nearestOf(level));
+  return f32x4.pmax(f32x4.pmin(level, top), zero());
 }
 
 /** Levels of a trial and their sums. */
 // @ts-ignore: decorator
-@inline function sum(count: i32, topLevel: f32, usual: bool): void {
-  const a = state;
-  const b = state + GROUP;
+@inline function sum<Usual>(set: usize, count: i32, topLevel: f32): void {
+  const a = set + GROUPS;
+  const b = a + GROUP;
   const top = f32x4.splat(topLevel);
   const inverseA = v128.load(a, TRIED);
   const inverseB = v128.load(b, TRIED);
@@ -168,11 +66,11 @@ export function placeByImportance(x: usize, importance: usize, count: i32, varia
   let sumLLB = zero();
   let sumLXA = zero();
   let sumLXB = zero();
-  for (let at = lanes; at < lanes + <usize>count * STRIDE; at += STRIDE) {
+  for (let at = set; at < set + <usize>count * STRIDE; at += STRIDE) {
     const xA = v128.load(at);
     const xB = v128.load(at, NEXT);
-    const levelA = levelOf(xA, offsetA, inverseA, top, usual);
-    const levelB = levelOf(xB, offsetB, inverseB, top, usual);
+    const levelA = levelOf<Usual>(xA, offsetA, inverseA, top);
+    const levelB = levelOf<Usual>(xB, offsetB, inverseB, top);
     v128.store(at, levelA, LEVEL);
     v128.store(at, levelB, LEVEL + NEXT);
     const productA = f32x4.mul(v128.load(at, WEIGHT), levelA);
@@ -193,34 +91,36 @@ export function placeByImportance(x: usize, importance: usize, count: i32, varia
 }
 
 // @ts-ignore: decorator
-@inline function errorOf(at: usize, scale: v128, offset: v128, absolute: bool): v128 {
+@inline function errorOf<Absolute>(at: usize, scale: v128, offset: v128): v128 {
   const fitted = f32x4.add(f32x4.mul(scale, v128.load(at, LEVEL)), offset);
   const off = f32x4.sub(fitted, v128.load(at));
-  return f32x4.mul(v128.load(at, WEIGHT), absolute ? f32x4.abs(off) : f32x4.mul(off, off));
+  return f32x4.mul(v128.load(at, WEIGHT), isSigned<Absolute>() ? f32x4.abs(off) : f32x4.mul(off, off));
 }
 
 /** Errors of a trial's fit. */
 // @ts-ignore: decorator
-@inline function errors(count: i32, absolute: bool): void {
-  const a = state;
-  const b = state + GROUP;
+@inline function errors<Absolute>(set: usize, count: i32): void {
+  const a = set + GROUPS;
+  const b = a + GROUP;
   const scaleA = v128.load(a, FIT_SCALE);
   const scaleB = v128.load(b, FIT_SCALE);
   const offsetA = v128.load(a, FIT_OFFSET);
   const offsetB = v128.load(b, FIT_OFFSET);
   let errorA = zero();
   let errorB = zero();
-  for (let at = lanes; at < lanes + <usize>count * STRIDE; at += STRIDE) {
-    errorA = f32x4.add(errorA, errorOf(at, scaleA, offsetA, absolute));
-    errorB = f32x4.add(errorB, errorOf(at + NEXT, scaleB, offsetB, absolute));
+  for (let at = set; at < set + <usize>count * STRIDE; at += STRIDE) {
+    errorA = f32x4.add(errorA, errorOf<Absolute>(at, scaleA, offsetA));
+    errorB = f32x4.add(errorB, errorOf<Absolute>(at + NEXT, scaleB, offsetB));
   }
   v128.store(a, errorA, FIT_ERROR);
   v128.store(b, errorB, FIT_ERROR);
 }
 
-function judge(count: i32, absolute: bool): void {
-  if (absolute) errors(count, true);
-  else errors(count, false);
+/** Errors of what `fit` found. */
+// @ts-ignore: decorator
+@inline function judge(set: usize, count: i32, absolute: bool): void {
+  if (absolute) errors<Yes>(set, count);
+  else errors<No>(set, count);
 }
 
 /** Sets the inverse scale of a trial from the best offset; whether all spread values are rounded as usual. */
@@ -236,7 +136,7 @@ function judge(count: i32, absolute: bool): void {
 
 /** Weighted least squares: scale and offset for the levels of a trial. */
 // @ts-ignore: decorator
-@inline function fit(group: usize): void {
+@inline function fitGroup(group: usize): void {
   const sumW = v128.load(group, SUM_W);
   const sumX = v128.load(group, SUM_X);
   const sumL = v128.load(group, SUM_L);
@@ -254,7 +154,7 @@ function judge(count: i32, absolute: bool): void {
 
 /** Takes a trial over where its error is less than the best. */
 // @ts-ignore: decorator
-@inline function settle(group: usize): void {
+@inline function settleGroup(group: usize): void {
   const error = v128.load(group, FIT_ERROR);
   const best = v128.load(group, ERROR);
   const better = f32x4.lt(error, best);
@@ -267,22 +167,22 @@ function judge(count: i32, absolute: bool): void {
 }
 
 /** Levels and sums of the inverse scales that spread the range over `numerator` levels. */
-// @ts-ignore: decorator
-@inline function attempt(numerator: f32, count: i32, top: f32): void {
-  const a = aim(state, numerator);
-  const b = aim(state + GROUP, numerator);
-  if (a && b) sum(count, top, true);
-  else sum(count, top, false);
+function attempt(set: usize, numerator: f32, count: i32, top: f32): void {
+  const a = aim(set + GROUPS, numerator);
+  const b = aim(set + GROUPS + GROUP, numerator);
+  if (a && b) sum<Yes>(set, count, top);
+  else sum<No>(set, count, top);
 }
 
 /** Takes the plain spread of the range, which the trials have to beat. */
-// @ts-ignore: decorator
-@inline function begin(count: i32, top: f32, absolute: bool): void {
-  for (let group = state; group <= state + GROUP; group += GROUP) {
-    v128.store(group, v128.load(group, LOW), OFFSET);
-  }
-  attempt(top, count, top);
-  for (let group = state; group <= state + GROUP; group += GROUP) {
+function begin(set: usize, count: i32, top: f32, absolute: bool): void {
+  const a = set + GROUPS;
+  const b = a + GROUP;
+  measure(set, count);
+  v128.store(a, v128.load(a, LOW), OFFSET);
+  v128.store(b, v128.load(b, LOW), OFFSET);
+  attempt(set, top, count, top);
+  for (let group = a; group <= b; group += GROUP) {
     const inverse = v128.load(group, TRIED);
     const scale = f32x4.div(f32x4.splat(1), inverse);
     const low = v128.load(group, LOW);
@@ -292,9 +192,53 @@ function judge(count: i32, absolute: bool): void {
     v128.store(group, low, FROM);
     v128.store(group, inverse, INVERSE);
   }
-  judge(count, absolute);
-  for (let group = state; group <= state + GROUP; group += GROUP) {
-    v128.store(group, v128.load(group, FIT_ERROR), ERROR);
+  judge(set, count, absolute);
+  v128.store(a, v128.load(a, FIT_ERROR), ERROR);
+  v128.store(b, v128.load(b, FIT_ERROR), ERROR);
+}
+
+function fit(set: usize): void {
+  fitGroup(set + GROUPS);
+  fitGroup(set + GROUPS + GROUP);
+}
+
+function settle(set: usize, count: i32, absolute: bool): void {
+  judge(set, count, absolute);
+  settleGroup(set + GROUPS);
+  settleGroup(set + GROUPS + GROUP);
+}
+
+/**
+ * Searches the sets that were placed.
+ *
+ * @param both whether there are two
+ * @param count values of a sub-block
+ * @param top largest level
+ * @param first the trials spread the range over `top + first` levels, then over `step` more each time
+ * @param absolute whether the error of a value counts as it is and not squared
+ */
+export function search(
+  both: bool,
+  count: i32,
+  top: f32,
+  first: f32,
+  step: f32,
+  steps: i32,
+  absolute: bool,
+): void {
+  const other = sets + SET;
+  begin(sets, count, top, absolute);
+  if (both) begin(other, count, top, absolute);
+  for (let t = 0; t <= steps; t++) {
+    const numerator = first + step * <f32>t + top;
+    attempt(sets, numerator, count, top);
+    fit(sets);
+    if (both) {
+      attempt(other, numerator, count, top);
+      fit(other);
+    }
+    settle(sets, count, absolute);
+    if (both) settle(other, count, absolute);
   }
 }
 
@@ -308,7 +252,7 @@ function judge(count: i32, absolute: bool): void {
 }
 
 /** Stores what was found for the four sub-blocks of a group. */
-function finish(group: usize, to: usize): void {
+function finishGroup(group: usize, to: usize): void {
   const ranged = v128.load(group, RANGED);
   const offset = v128.bitselect(v128.load(group, OFFSET), v128.load(group, LOW), ranged);
   spill(v128.and(v128.load(group, SCALE), ranged), to + SCALES);
@@ -318,35 +262,8 @@ function finish(group: usize, to: usize): void {
   spill(v128.and(v128.load(group, INVERSE), ranged), to + INVERSES);
 }
 
-/**
- * Searches the eight sub-blocks that were placed.
- *
- * @param count values of a sub-block
- * @param top largest level
- * @param first the trials spread the range over `top + first` levels, then over `step` more each time
- * @param absolute whether the error of a value counts as it is and not squared
- * @param to where the fields of the first sub-block go
- */
-export function search(
-  count: i32,
-  top: f32,
-  first: f32,
-  step: f32,
-  steps: i32,
-  absolute: bool,
-  to: usize,
-): void {
-  measure(count, 0, state);
-  measure(count, NEXT, state + GROUP);
-  begin(count, top, absolute);
-  for (let t = 0; t <= steps; t++) {
-    attempt(first + step * <f32>t + top, count, top);
-    fit(state);
-    fit(state + GROUP);
-    judge(count, absolute);
-    settle(state);
-    settle(state + GROUP);
-  }
-  finish(state, to);
-  finish(state + GROUP, to + 4 * FIELD_STEP);
+/** Stores what was found for the eight sub-blocks of a set. */
+export function finish(set: usize, to: usize): void {
+  finishGroup(set + GROUPS, to);
+  finishGroup(set + GROUPS + GROUP, to + 4 * FIELD_STEP);
 }

@@ -1,4 +1,5 @@
-// Q2_K, Q4_K and Q5_K: a scale and a minimum for every sub-block, on levels of one half each for all 256 values.
+// Q2_K, Q4_K and Q5_K: a searched scale and minimum for every sub-block, stored as levels of two halves that all
+// 256 values share.
 
 import { halves } from "../half";
 import { float } from "../number";
@@ -18,9 +19,10 @@ import {
   SCALES,
   SUMS,
 } from "./affine-fields";
+import { placeByImportance, placeByMagnitude, placeBySpread, SET, sets } from "./affine-lanes";
 import { packLevels, packPairs, packScales, pairOf, scalesOf } from "./affine-pack";
 import { searchScales, spreadScales } from "./affine-scales";
-import { placeByImportance, placeByMagnitude, placeBySpread, search } from "./affine-search";
+import { finish, search } from "./affine-search";
 
 const Q2_K: i32 = 10;
 const Q4_K: i32 = 12;
@@ -66,30 +68,47 @@ function meanSquares(x: usize, blocks: usize): void {
   return target == Q2_K ? 3 : target == Q4_K ? 15 : 31;
 }
 
-/** Finds scale and minimum of every sub-block of a block. */
+/** Places eight sub-blocks into a set. */
 // @ts-ignore: decorator
-@inline function searchBlock(target: i32, x: usize, weights: usize, to: usize): void {
-  const meanSquare = load<f32>(to, MEAN_SQUARES);
-  const top = topOf(target);
-  if (target == Q2_K) {
-    for (let h: usize = 0; h < 2; h++) {
-      const from = x + 512 * h;
-      const part = to + 8 * FIELD_STEP * h;
-      if (weights == 0) {
-        placeByMagnitude(from);
-        search(16, top, -0.5, 0.1, 15, true, part);
-      } else {
-        placeByImportance(from, weights + 512 * h, 16, meanSquare);
-        search(16, top, -0.9, 0.05, 36, false, part);
-      }
-    }
-  } else if (weights == 0) {
-    placeBySpread(x);
-    if (target == Q4_K) search(32, top, -1, 0.1, 20, false, to);
-    else search(32, top, -0.5, 0.1, 15, false, to);
+@inline function place(target: i32, set: usize, x: usize, weights: usize, meanSquare: f32): void {
+  if (weights != 0) {
+    placeByImportance(set, x, weights, countOf(target), target == Q2_K ? meanSquare : 2 * meanSquare);
+  } else if (target == Q2_K) {
+    placeByMagnitude(set, x);
   } else {
-    placeByImportance(x, weights, 32, 2 * meanSquare);
-    search(32, top, -0.9, 0.05, 36, false, to);
+    placeBySpread(set, x);
+  }
+}
+
+/** Searches what is placed with the trials of a type. */
+// @ts-ignore: decorator
+@inline function searchSets(target: i32, weighted: bool, both: bool): void {
+  const count = countOf(target);
+  const top = topOf(target);
+  if (weighted) search(both, count, top, -0.9, 0.05, 36, false);
+  else if (target == Q4_K) search(both, count, top, -1, 0.1, 20, false);
+  else search(both, count, top, -0.5, 0.1, 15, target == Q2_K);
+}
+
+/** Finds scale and minimum of every sub-block. */
+// @ts-ignore: decorator
+@inline function searchBlocks(target: i32, x: usize, weights: usize, blocks: usize): void {
+  // A set is a half of a block or a whole one.
+  const perBlock: usize = target == Q2_K ? 2 : 1;
+  const bytes: usize = 1024 / perBlock;
+  const all = blocks * perBlock;
+  for (let first: usize = 0; first < all; first += 2) {
+    const count = min(2, all - first);
+    for (let i = first; i < first + count; i++) {
+      const importance = weights == 0 ? <usize>0 : weights + bytes * i;
+      const meanSquare = load<f32>(fields + BLOCK_STEP * (i / perBlock), MEAN_SQUARES);
+      place(target, sets + SET * (i - first), x + bytes * i, importance, meanSquare);
+    }
+    searchSets(target, weights != 0, count == 2);
+    for (let i = first; i < first + count; i++) {
+      const to = fields + BLOCK_STEP * (i / perBlock) + 8 * FIELD_STEP * (i % perBlock);
+      finish(sets + SET * (i - first), to);
+    }
   }
 }
 
@@ -178,14 +197,11 @@ function meanSquares(x: usize, blocks: usize): void {
   packLevels(target, levels, output);
 }
 
-/** Encodes up to 16 blocks. */
+/** Encodes up to 16 blocks: as many as the fields hold and as a chunk of `rows.ts` has. */
 // @ts-ignore: decorator
 @inline function encode(target: i32, x: usize, weights: usize, output: usize, blocks: usize): void {
   if (weights != 0) meanSquares(x, blocks);
-  for (let b: usize = 0; b < blocks; b++) {
-    const importance = weights == 0 ? <usize>0 : weights + 1024 * b;
-    searchBlock(target, x + 1024 * b, importance, fields + BLOCK_STEP * b);
-  }
+  searchBlocks(target, x, weights, blocks);
   for (let b: usize = 0; b < blocks; b += 4) chooseScales(target, weights != 0, fields + BLOCK_STEP * b);
   const bytes: usize = target == Q2_K ? 84 : target == Q4_K ? 144 : 176;
   for (let b: usize = 0; b < blocks; b++) {

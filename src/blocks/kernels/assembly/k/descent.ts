@@ -6,8 +6,8 @@
 // every value is checked first against the first sums, which waits for nothing. Only sub-blocks where a level
 // could change are walked value by value, sixteen at a time: one lane waits long for each division.
 
+import { NEGLIGIBLE } from "../extreme";
 import { turn, turnRows } from "../turn";
-import { NEGLIGIBLE } from "./search";
 
 /** Most passes over the levels of a sub-block. */
 const PASSES: i32 = 5;

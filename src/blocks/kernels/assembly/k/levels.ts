@@ -1,7 +1,6 @@
 // Levels -bound…bound - 1, stored as bytes with `bound` added.
 
-/** What is added to a float32 to leave its nearest integer (ties to even) in the low bits. */
-const MAGIC: f32 = 12582912;
+import { MAGIC } from "../rounding";
 
 /** Nearest integers of four numbers plus `bound`, at least 0 and below twice the bound. */
 // @ts-ignore: decorator
@@ -39,10 +38,4 @@ const MAGIC: f32 = 12582912;
     nearest(f32x4.mul(v128.load(values, 32), by), bound),
     nearest(f32x4.mul(v128.load(values, 48), by), bound),
   );
-}
-
-/** Nearest integer, ties to even, of a number within 2^22. */
-// @ts-ignore: decorator
-@inline export function nearestInteger(value: f32): i32 {
-  return (reinterpret<i32>(value + MAGIC) & 0x7fffff) - 0x400000;
 }

@@ -1,9 +1,9 @@
 // Q3_K: 16 sub-blocks of 16 values; a scale for each, in 6-bit steps of one half for all 256.
 
+import { extremeOf16 } from "../extreme";
 import { floatOf, halfOf } from "../half";
 import { squareSums, turnRows } from "../turn";
 import { changedLevels, descend, inverses as firstInverses, scales as firstScales } from "./descent";
-import { extremeOf16 } from "./extreme";
 import { divided, multiplied } from "./levels";
 import { search32, search4, turned, WEIGHTS } from "./search";
 

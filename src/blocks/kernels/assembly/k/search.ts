@@ -1,18 +1,17 @@
-// The scale of 16 values on levels -bound…bound - 1 with the least weighted squared error, by trials.
+// The scale of 16 or 32 values on levels -bound…bound - 1 with the least weighted squared error, by trials.
 //
 // Lanes are sub-blocks: each lane of a vector belongs to one of four sub-blocks, and the values are walked in
 // order. So every sum of a sub-block is taken in the order of ggml's scalar code and has the same bits.
 
-/** Magnitudes below this count as zero. */
-export const NEGLIGIBLE: f32 = 1e-15;
+import { NEGLIGIBLE } from "../extreme";
 
-/** For four sub-blocks, transposed: value j of each, its weight and their product, 16 vectors of each. */
-export const turned: usize = memory.data(3 * 16 * 16, 16);
-export const WEIGHTS: usize = 16 * 16;
-const PRODUCTS: usize = 2 * 16 * 16;
+/** For four sub-blocks, transposed: value j of each, its weight and their product, up to 32 vectors of each. */
+export const turned: usize = memory.data(3 * 16 * 32, 16);
+export const WEIGHTS: usize = 16 * 32;
+const PRODUCTS: usize = 2 * 16 * 32;
 
-/** Level sums of two trials: Σ weight·value·level and Σ weight·level² of the first, then of the second. */
-const sums: usize = memory.data(4 * 16, 16);
+/** Sums of three trials: Σ weight·value·level and Σ weight·level² of the first, then of the others. */
+const sums: usize = memory.data(6 * 16, 16);
 
 /** Where the search stands: the scale, the inverse scale that led to it, and scale · Σ weight·value·level. */
 let bestScale: v128 = i32x4.splat(0);
@@ -29,43 +28,64 @@ let best: v128 = i32x4.splat(0);
 }
 
 /**
- * The sums of two trials. Two at a time keep the adders busy: within one trial every addition waits for the one
- * before it.
+ * The sums of three trials. Several at a time keep the adders busy: within one trial every addition waits for the
+ * one before it.
  */
 // @ts-ignore: decorator
-@inline function sum(a: v128, b: v128, bound: f32, upper: bool, lower: bool): void {
+@inline function sumThree(
+  count: usize,
+  a: v128,
+  b: v128,
+  c: v128,
+  bound: f32,
+  upper: bool,
+  lower: bool,
+): void {
   let productA = i32x4.splat(0);
   let squareA = i32x4.splat(0);
   let productB = i32x4.splat(0);
   let squareB = i32x4.splat(0);
-  for (let at = turned; at < turned + 16 * 16; at += 32) {
-    let x = v128.load(at);
-    let weight = v128.load(at, WEIGHTS);
-    let product = v128.load(at, PRODUCTS);
-    let levelA = levelsFor(x, a, bound, upper, lower);
-    let levelB = levelsFor(x, b, bound, upper, lower);
+  let productC = i32x4.splat(0);
+  let squareC = i32x4.splat(0);
+  for (let at = turned; at < turned + 16 * count; at += 16) {
+    const x = v128.load(at);
+    const weight = v128.load(at, WEIGHTS);
+    const product = v128.load(at, PRODUCTS);
+    const levelA = levelsFor(x, a, bound, upper, lower);
+    const levelB = levelsFor(x, b, bound, upper, lower);
+    const levelC = levelsFor(x, c, bound, upper, lower);
     productA = f32x4.add(productA, f32x4.mul(product, levelA));
     productB = f32x4.add(productB, f32x4.mul(product, levelB));
+    productC = f32x4.add(productC, f32x4.mul(product, levelC));
     squareA = f32x4.add(squareA, f32x4.mul(f32x4.mul(weight, levelA), levelA));
     squareB = f32x4.add(squareB, f32x4.mul(f32x4.mul(weight, levelB), levelB));
-    x = v128.load(at, 16);
-    weight = v128.load(at, WEIGHTS + 16);
-    product = v128.load(at, PRODUCTS + 16);
-    levelA = levelsFor(x, a, bound, upper, lower);
-    levelB = levelsFor(x, b, bound, upper, lower);
-    productA = f32x4.add(productA, f32x4.mul(product, levelA));
-    productB = f32x4.add(productB, f32x4.mul(product, levelB));
-    squareA = f32x4.add(squareA, f32x4.mul(f32x4.mul(weight, levelA), levelA));
-    squareB = f32x4.add(squareB, f32x4.mul(f32x4.mul(weight, levelB), levelB));
+    squareC = f32x4.add(squareC, f32x4.mul(f32x4.mul(weight, levelC), levelC));
   }
   v128.store(sums, productA);
   v128.store(sums, squareA, 16);
   v128.store(sums, productB, 32);
   v128.store(sums, squareB, 48);
+  v128.store(sums, productC, 64);
+  v128.store(sums, squareC, 80);
+}
+
+/** The sums of a single trial. */
+// @ts-ignore: decorator
+@inline function sumOne(count: usize, inverse: v128, bound: f32, upper: bool): void {
+  let product = i32x4.splat(0);
+  let square = i32x4.splat(0);
+  for (let at = turned; at < turned + 16 * count; at += 16) {
+    const level = levelsFor(v128.load(at), inverse, bound, upper, false);
+    product = f32x4.add(product, f32x4.mul(v128.load(at, PRODUCTS), level));
+    square = f32x4.add(square, f32x4.mul(f32x4.mul(v128.load(at, WEIGHTS), level), level));
+  }
+  v128.store(sums, product);
+  v128.store(sums, square, 16);
 }
 
 /** Takes a trial over where it is better than what the search has. */
-function settle(inverse: v128, product: v128, square: v128): void {
+// @ts-ignore: decorator
+@inline function settle(inverse: v128, product: v128, square: v128): void {
   const scale = f32x4.div(product, square);
   const better = v128.and(
     f32x4.gt(square, i32x4.splat(0)),
@@ -84,13 +104,23 @@ function settle(inverse: v128, product: v128, square: v128): void {
 }
 
 // @ts-ignore: decorator
-@inline function attempt(from: i32, to: i32, extreme: v128, bound: f32, upper: bool, lower: bool): void {
-  for (let t = from; t < to; t += 2) {
+@inline function attempt(
+  count: usize,
+  from: i32,
+  to: i32,
+  extreme: v128,
+  bound: f32,
+  upper: bool,
+  lower: bool,
+): void {
+  for (let t = from; t < to; t += 3) {
     const a = trial(t, extreme, bound);
     const b = trial(t + 1, extreme, bound);
-    sum(a, b, bound, upper, lower);
+    const c = trial(t + 2, extreme, bound);
+    sumThree(count, a, b, c, bound, upper, lower);
     settle(a, v128.load(sums), v128.load(sums, 16));
     settle(b, v128.load(sums, 32), v128.load(sums, 48));
+    settle(c, v128.load(sums, 64), v128.load(sums, 80));
   }
 }
 
@@ -102,17 +132,17 @@ function settle(inverse: v128, product: v128, square: v128): void {
  * so never in the first four, and in no trial unless it is nearly as large as the extreme value.
  */
 // @ts-ignore: decorator
-@inline function tryAll(extreme: v128, bound: f32, upper: bool): void {
+@inline function tryAll(count: usize, extreme: v128, bound: f32, upper: bool): void {
   const start = f32x4.div(f32x4.splat(-bound), extreme);
-  sum(start, start, bound, upper, false);
+  sumOne(count, start, bound, upper);
   const product = v128.load(sums);
   const square = v128.load(sums, 16);
   bestScale = v128.andnot(f32x4.div(product, square), f32x4.eq(square, i32x4.splat(0)));
   bestInverse = start;
   best = f32x4.mul(bestScale, product);
-  attempt(0, 4, extreme, bound, false, false);
-  attempt(4, 12, extreme, bound, upper, false);
-  attempt(12, 18, extreme, bound, upper, true);
+  attempt(count, 0, 3, extreme, bound, false, false);
+  attempt(count, 3, 12, extreme, bound, upper, false);
+  attempt(count, 12, 18, extreme, bound, upper, true);
 }
 
 /**
@@ -120,13 +150,13 @@ function settle(inverse: v128, product: v128, square: v128): void {
  * levels they belong to (0 where all values are negligible).
  */
 // @ts-ignore: decorator
-@inline function search(bound: f32, scales: usize, inverses: usize): void {
+@inline function search(count: usize, bound: f32, scales: usize, inverses: usize): void {
   // The first value of largest magnitude, and the largest magnitude on the other side of zero.
   let extreme = i32x4.splat(0);
   let size = i32x4.splat(0);
   let high = i32x4.splat(0);
   let low = i32x4.splat(0);
-  for (let at = turned; at < turned + 16 * 16; at += 16) {
+  for (let at = turned; at < turned + 16 * count; at += 16) {
     const x = v128.load(at);
     v128.store(at, f32x4.mul(v128.load(at, WEIGHTS), x), PRODUCTS);
     const magnitude = f32x4.abs(x);
@@ -141,18 +171,28 @@ function settle(inverse: v128, product: v128, square: v128): void {
   const other = f32x4.pmin(high, f32x4.neg(low));
   // A little less than where a value of the other sign gets clamped in the last trial.
   const reach: f32 = ((bound - 0.5) / (bound + 0.9)) * 0.9999;
-  if (v128.any_true(f32x4.gt(other, f32x4.mul(size, f32x4.splat(reach))))) tryAll(extreme, bound, true);
-  else tryAll(extreme, bound, false);
+  if (v128.any_true(f32x4.gt(other, f32x4.mul(size, f32x4.splat(reach))))) tryAll(count, extreme, bound, true);
+  else tryAll(count, extreme, bound, false);
   v128.store(scales, v128.andnot(bestScale, nothing));
   v128.store(inverses, v128.andnot(bestInverse, nothing));
 }
 
-/** Searches scales on levels -32…31; see `search`. */
+/** Searches scales of 16 values on levels -32…31; see `search`. */
 export function search32(scales: usize, inverses: usize): void {
-  search(32, scales, inverses);
+  search(16, 32, scales, inverses);
 }
 
-/** Searches scales on levels -4…3; see `search`. */
+/** Searches scales of 16 values on levels -4…3; see `search`. */
 export function search4(scales: usize, inverses: usize): void {
-  search(4, scales, inverses);
+  search(16, 4, scales, inverses);
+}
+
+/** Searches scales of 32 values on levels -8…7; see `search`. */
+export function search8(scales: usize, inverses: usize): void {
+  search(32, 8, scales, inverses);
+}
+
+/** Searches scales of 32 values on levels -16…15; see `search`. */
+export function search16(scales: usize, inverses: usize): void {
+  search(32, 16, scales, inverses);
 }

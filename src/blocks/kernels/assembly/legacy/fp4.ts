@@ -5,7 +5,8 @@
 // 1, 3, 5, 7, 10, 14 or 20. For the integer c = ⌈2·|x|/d⌉ the same is true, and a table of bytes gives the code.
 
 import { largest, magnitudes } from "../number";
-import { bytesOf, MAGIC, MAGIC_BITS } from "./pack";
+import { MAGIC } from "../rounding";
+import { bytesOf, MAGIC_BITS } from "./pack";
 
 /** 2·|x|/d rounded up, as a number, for d = 2/scale. */
 // @ts-ignore: decorator

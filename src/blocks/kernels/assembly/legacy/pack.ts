@@ -1,8 +1,5 @@
 // The levels of 32 values in the 32-value types: nibbles, values 0–15 low and 16–31 high, and fifth bits before them.
 
-/** What is added to a float32 to leave its nearest integer (ties to even) in the low bits. */
-export const MAGIC: f32 = 12582912;
-
 /** The bits of `MAGIC`. */
 export const MAGIC_BITS: i32 = 0x4b400000;
 

@@ -1,7 +1,8 @@
 // Q1_0: 128 values share their mean magnitude; a bit says whether a value is not negative.
 
 import { halves } from "../half";
-import { lane0, lane1, lane2, lane3, pointLanes, turn } from "./lanes";
+import { turn4 } from "../turn";
+import { laneAt } from "./lanes";
 import { bytesOf } from "./pack";
 
 const VALUES: i32 = 128;
@@ -9,16 +10,18 @@ const BYTES: usize = 18;
 
 const turned: usize = memory.data(64, 16);
 
-/** Sums of the magnitudes of the four lanes' blocks. */
-function sums(): v128 {
+/** Sums of the magnitudes of four blocks. */
+// @ts-ignore: decorator
+@inline function sums(lane0: usize, lane1: usize, lane2: usize, lane3: usize): v128 {
   let sum = i32x4.splat(0);
   for (let i: usize = 0; i < 4 * VALUES; i += 16) {
-    turn(
+    turn4(
       f32x4.abs(v128.load(lane0 + i)),
       f32x4.abs(v128.load(lane1 + i)),
       f32x4.abs(v128.load(lane2 + i)),
       f32x4.abs(v128.load(lane3 + i)),
       turned,
+      16,
     );
     sum = f32x4.add(sum, v128.load(turned));
     sum = f32x4.add(sum, v128.load(turned, 16));
@@ -46,9 +49,11 @@ function storeBlock(x: usize, half: i32, output: usize): void {
 
 export function q1_0(x: usize, output: usize, values: i32): void {
   for (let blocks = values / VALUES; blocks > 0; blocks -= 4) {
-    pointLanes(x, 4 * VALUES, blocks);
-    const means = halves(f32x4.mul(sums(), f32x4.splat(1.0 / 128)));
-    storeBlock(lane0, i32x4.extract_lane(means, 0), output);
+    const lane1 = laneAt(1, x, 4 * VALUES, blocks);
+    const lane2 = laneAt(2, x, 4 * VALUES, blocks);
+    const lane3 = laneAt(3, x, 4 * VALUES, blocks);
+    const means = halves(f32x4.mul(sums(x, lane1, lane2, lane3), f32x4.splat(1.0 / 128)));
+    storeBlock(x, i32x4.extract_lane(means, 0), output);
     if (blocks > 1) storeBlock(lane1, i32x4.extract_lane(means, 1), output + BYTES);
     if (blocks > 2) storeBlock(lane2, i32x4.extract_lane(means, 2), output + 2 * BYTES);
     if (blocks > 3) storeBlock(lane3, i32x4.extract_lane(means, 3), output + 3 * BYTES);

@@ -1,11 +1,7 @@
-// Four neighbouring blocks of 32 values with their weights, for the searches.
+// Neighbouring blocks of 32 values with their weights, for the searches.
 
-import { lane0, lane1, lane2, lane3, turn } from "./lanes";
-
-/** Value j of the four blocks at `turned` + 16·j, and its weight behind all values. */
-export const turned: usize = memory.data(2 * 32 * 16, 16);
-export const WEIGHTS: usize = 32 * 16;
-export const TURNED_END: usize = turned + 32 * 16;
+import { turn4 } from "../turn";
+import { laneAt } from "./lanes";
 
 /** Weights of four values: the importance, times the magnitude where that stands out of the row. */
 // @ts-ignore: decorator
@@ -16,26 +12,37 @@ export const TURNED_END: usize = turned + 32 * 16;
 }
 
 /**
- * Reads the blocks of the four lanes.
+ * Turns blocks `first` to `first + 3` of `blocks`: value j of the four goes to `values` + `apart`·j, its weights to
+ * `weights` + `apart`·j.
  *
  * @param importance how far behind a value its importance lies
  */
-export function turnBlocks(importance: usize, meanSquare: f32): void {
+// @ts-ignore: decorator
+@inline export function turnFour(
+  x: usize,
+  first: i32,
+  blocks: i32,
+  importance: usize,
+  meanSquare: f32,
+  values: usize,
+  weights: usize,
+  apart: usize,
+): void {
   const mean = f32x4.splat(meanSquare);
-  let to = turned;
-  for (let i: usize = 0; i < 128; i += 16) {
-    const a = lane0 + i;
-    const b = lane1 + i;
-    const c = lane2 + i;
-    const d = lane3 + i;
-    turn(v128.load(a), v128.load(b), v128.load(c), v128.load(d), to);
-    turn(
-      weighted(a, importance, mean),
-      weighted(b, importance, mean),
-      weighted(c, importance, mean),
-      weighted(d, importance, mean),
-      to + WEIGHTS,
+  const b = laneAt(first + 1, x, 128, blocks);
+  const c = laneAt(first + 2, x, 128, blocks);
+  const d = laneAt(first + 3, x, 128, blocks);
+  for (let a = laneAt(first, x, 128, blocks), i: usize = 0; i < 128; i += 16) {
+    turn4(v128.load(a + i), v128.load(b + i), v128.load(c + i), v128.load(d + i), values, apart);
+    turn4(
+      weighted(a + i, importance, mean),
+      weighted(b + i, importance, mean),
+      weighted(c + i, importance, mean),
+      weighted(d + i, importance, mean),
+      weights,
+      apart,
     );
-    to += 64;
+    values += 4 * apart;
+    weights += 4 * apart;
   }
 }

@@ -1,3 +1,6 @@
+/** Values whose magnitudes stay below this are stored as zero. */
+export const NEGLIGIBLE: f32 = 1e-15;
+
 /** The first of 16 numbers whose magnitude is largest; 0 for none. NaN counts for nothing. */
 // @ts-ignore: decorator
 @inline export function extremeOf16(at: usize): f32 {
