@@ -26,7 +26,10 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 );
 
 /** Types that the kernels know a search for. */
-const searched: ReadonlySet<BlockTypeName> = new Set([]);
+const searched: ReadonlySet<BlockTypeName> = new Set([
+  "Q3_K", //
+  "Q6_K",
+]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;

@@ -1,7 +1,11 @@
 import type { BlockTypeName, Encoder } from "../types.js";
+import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 
 /**
  * Encoders that look for the least Σ importance · (value − stored)², in plain TypeScript: what the kernels are
  * held to. Types that are not here are written with ggml's method only.
  */
-export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map([]);
+export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeName, Encoder>([
+  ["Q3_K", searchQ3_K],
+  ["Q6_K", searchQ6_K],
+]);

@@ -1,3 +1,5 @@
+import { searchQ3_K, searchQ6_K } from "./symmetric";
+
 /**
  * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
  *
@@ -5,5 +7,11 @@
  * @param weights importance of these values, or 0 for weights of 1
  */
 export function searchBlocks(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
+  switch (target) {
+    case 11:
+      return searchQ3_K(x, weights, output, values);
+    case 14:
+      return searchQ6_K(x, weights, output, values);
+  }
   unreachable();
 }
