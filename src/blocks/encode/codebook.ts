@@ -11,7 +11,7 @@ const midpoints: readonly number[] = iq4Levels.slice(1).map((level, i) => (iq4Le
  * Index of the level nearest to a value; a value half way between two belongs to the upper one. ggml compares
  * float32 differences to both neighbours, which are exact wherever the comparison is close.
  */
-function nearestIndex(value: number): number {
+export function nearestIndex(value: number): number {
   const above = midpoints.findIndex((midpoint) => value < midpoint);
   return above < 0 ? midpoints.length : above;
 }
@@ -58,7 +58,7 @@ function searchScale(values: Float32Array, weights: Float32Array): number {
 }
 
 /** Packs the indices of 32 values for a scale: value j with value j + 16. */
-function packIndices(values: Float32Array, scale: number, out: Uint8Array): void {
+export function packIndices(values: Float32Array, scale: number, out: Uint8Array): void {
   const inverse = scale === 0 ? 0 : fround(1 / scale);
   for (let j = 0; j < 16; j++) {
     const low = nearestIndex(fround(inverse * values[j]!));
@@ -79,9 +79,18 @@ export function encodeIQ4_NL(values: Float32Array, out: Uint8Array, importance?:
   }
 }
 
+/** Packs 8 codes 0…63: their nibbles, then the two high bits of each. */
+export function packCodes(codes: Uint8Array, out: Uint8Array): void {
+  for (const [s, code] of codes.entries()) {
+    out[2 + (s >> 1)]! |= (code & 15) << (4 * (s & 1));
+    out[s >> 2]! |= (code >> 4) << (2 * (s & 3));
+  }
+}
+
 /** IQ4_XS of whole blocks: like IQ4_NL, with the scales of 256 values in 6-bit steps of one half. */
 export function encodeIQ4_XS(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
   const scales = new Float32Array(8);
+  const codes = new Uint8Array(8);
   for (let o = 0, at = 0; o < values.length; o += 256, at += 136) {
     const block = values.subarray(o, o + 256);
     const weights = weightsOf(block, spreadOf(block), importance?.subarray(o, o + 256));
@@ -97,8 +106,8 @@ export function encodeIQ4_XS(values: Float32Array, out: Uint8Array, importance?:
       const code = levelOf(inverse * scales[s]!, 32);
       // The step itself, not its half: ggml assigns the levels before it rounds.
       packIndices(subBlock(s), fround(step * code), out.subarray(at + 8 + 16 * s, at + 24 + 16 * s));
-      out[at + 4 + (s >> 1)]! |= ((code + 32) & 15) << (4 * (s & 1));
-      out[at + 2 + (s >> 2)]! |= ((code + 32) >> 4) << (2 * (s & 3));
+      codes[s] = code + 32;
     }
+    packCodes(codes, out.subarray(at + 2, at + 8));
   }
 }

@@ -50,7 +50,7 @@ function descend(values: Float32Array, levels: Uint8Array): number {
 }
 
 /** Packs 16 codes 0…63: their nibbles, eight sub-blocks apart, then their two high bits, four apart. */
-function packCodes(codes: Uint8Array, out: Uint8Array): void {
+export function packCodes(codes: Uint8Array, out: Uint8Array): void {
   for (const [s, code] of codes.entries()) {
     out[s & 7]! |= (code & 15) << (4 * (s >> 3));
     out[8 + (s & 3)]! |= (code >> 4) << (2 * (s >> 2));
@@ -58,7 +58,7 @@ function packCodes(codes: Uint8Array, out: Uint8Array): void {
 }
 
 /** Packs 256 levels 0…7: the high bits of values 32 apart, then the two low bits of each. */
-function packLevels(levels: Uint8Array, out: Uint8Array): void {
+export function packLevels(levels: Uint8Array, out: Uint8Array): void {
   for (const [e, level] of levels.entries()) {
     out[e & 31]! |= (level >> 2) << (e >> 5);
     out[32 + 32 * (e >> 7) + (e & 31)]! |= (level & 3) << (2 * ((e >> 5) & 3));

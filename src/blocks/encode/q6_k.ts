@@ -5,7 +5,7 @@ import { assignLevels, extremeOf, negligible, searchScale } from "./symmetric.js
 const { abs, fround, min } = Math;
 
 /** Packs 256 levels 0…63: nibbles, then the two high bits of each. */
-function packLevels(levels: Uint8Array, out: Uint8Array): void {
+export function packLevels(levels: Uint8Array, out: Uint8Array): void {
   for (const [e, level] of levels.entries()) {
     const h = e >> 7;
     const group = (e >> 5) & 3;

@@ -51,7 +51,7 @@
 
 /** Four finite halves, zero-extended to 32 bits, as float32. */
 // @ts-ignore: decorator
-@inline function widenHalves(halves: v128): v128 {
+@inline export function widenHalves(halves: v128): v128 {
   const sign = i32x4.shl(v128.and(halves, i32x4.splat(0x8000)), 16);
   const bits = i32x4.shl(v128.and(halves, i32x4.splat(0x7fff)), 13);
   // A subnormal gets the exponent of the smallest normal half and loses its hidden one again: this needs no

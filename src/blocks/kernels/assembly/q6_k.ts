@@ -18,7 +18,7 @@ const block: usize = memory.data(4 * 256, 16);
 const scales: usize = memory.data(4 * 16, 16);
 const inverses: usize = memory.data(4 * 16, 16);
 /** Levels of the block, 0…63. */
-const levels: usize = memory.data(256, 16);
+export const levels: usize = memory.data(256, 16);
 
 /** Finds the scales of a block whose errors weigh by `weights`, or by x² for 0. */
 // @ts-ignore: decorator
@@ -49,7 +49,7 @@ const levels: usize = memory.data(256, 16);
 
 /** Packs the levels: low nibbles in pairs 64 values apart, then the high two bits of values 32 apart. */
 // @ts-ignore: decorator
-@inline function pack(output: usize): void {
+@inline export function pack(output: usize): void {
   for (let h: usize = 0; h < 2; h++) {
     for (let l: usize = 0; l < 32; l += 16) {
       const at: usize = 128 * h + l;

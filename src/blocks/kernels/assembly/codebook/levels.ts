@@ -11,7 +11,7 @@ const values: usize = memory.data<i8>([
 ]);
 
 /** Numbers that are looked up are within these bounds, at most a last digit beyond. */
-const REACH: f32 = 134;
+export const REACH: f32 = 134;
 /** Place of floor(2v) = 0 in the tables. */
 const ZERO: i32 = 272;
 const ENTRIES: i32 = 2 * 272;

@@ -11,8 +11,8 @@ const VALUES: i32 = 256;
 const BYTES: usize = 110;
 
 /** Levels of a block, 0…7, and the codes of its scales, 0…63. */
-const levels: usize = memory.data(256, 16);
-const codes: usize = memory.data(16, 16);
+export const levels: usize = memory.data(256, 16);
+export const codes: usize = memory.data(16, 16);
 
 /** Of the sub-blocks of four blocks: their scales, the inverse scales of their levels, their weights. */
 const scales: usize = memory.data(4 * 64, 16);
@@ -25,7 +25,7 @@ const stepInverses: usize = memory.data(4 * 4, 16);
 
 /** Packs the levels: high bits of values 32 apart, then the low two bits of each. */
 // @ts-ignore: decorator
-@inline function packLevels(output: usize): void {
+@inline export function packLevels(output: usize): void {
   for (let l: usize = 0; l < 32; l += 16) {
     let high = i32x4.splat(0);
     for (let h: usize = 0; h < 2; h++) {
@@ -50,7 +50,7 @@ const stepInverses: usize = memory.data(4 * 4, 16);
 
 /** Packs the codes: nibbles of scales eight apart, then the high two bits of scales four apart. */
 // @ts-ignore: decorator
-@inline function packCodes(output: usize): void {
+@inline export function packCodes(output: usize): void {
   const low: u64 = 0x0f0f0f0f0f0f0f0f;
   store<u64>(output, (load<u64>(codes) & low) | ((load<u64>(codes, 8) & low) << 4), 96);
   let high: u32 = 0;

@@ -1,0 +1,192 @@
+// Q3_K and Q6_K: a scale for every 16 values, in steps of one half for 256.
+
+import { NEGLIGIBLE } from "../extreme";
+import { floatOf } from "../half";
+import { codes as bytesOf3, levels as levelsOf3, packCodes, packLevels } from "../k/q3_k";
+import { levels as levelsOf6, pack } from "../q6_k";
+import { MAGIC } from "../rounding";
+import { block, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
+import { refine } from "./symmetric-refine";
+import { chooseStep, codes, FIT, fits, GROUP, settleFits } from "./symmetric-steps";
+
+const VALUES: i32 = 256;
+const Q3_BYTES: usize = 110;
+const Q6_BYTES: usize = 210;
+
+/** Consecutive trials of which the best is kept as a fit. */
+const TOGETHER = 4;
+
+/** Values of the largest magnitudes in a group of sub-blocks; 1 where all of them are negligible. */
+// @ts-ignore: decorator
+@inline function extremesOf(from: usize): v128 {
+  let extreme = i32x4.splat(0);
+  let size = i32x4.splat(0);
+  for (let at = from; at < from + 16 * 16; at += 16) {
+    const x = v128.load(at);
+    const magnitude = f32x4.abs(x);
+    extreme = v128.bitselect(x, extreme, f32x4.gt(magnitude, size));
+    size = f32x4.pmax(size, magnitude);
+  }
+  return v128.bitselect(f32x4.splat(1), extreme, f32x4.lt(size, f32x4.splat(NEGLIGIBLE)));
+}
+
+// @ts-ignore: decorator
+@inline function within(level: v128, low: f32, high: f32): v128 {
+  return f32x4.pmax(f32x4.pmin(level, f32x4.splat(high)), f32x4.splat(low));
+}
+
+/** Takes a trial over as a fit where it gains more than those before it. */
+// @ts-ignore: decorator
+@inline function settle(fit: usize, product: v128, square: v128, mirrored: bool): void {
+  const scale = v128.and(f32x4.div(product, square), f32x4.gt(square, i32x4.splat(0)));
+  const gain = f32x4.mul(scale, product);
+  const best = v128.load(fit, 32);
+  const more = f32x4.gt(gain, best);
+  v128.store(fit, v128.bitselect(mirrored ? f32x4.neg(scale) : scale, v128.load(fit), more));
+  v128.store(fit, v128.bitselect(square, v128.load(fit, 16), more), 16);
+  v128.store(fit, v128.bitselect(gain, best, more), 32);
+}
+
+/**
+ * Tries two inverse scales on levels -bound…bound - 1 and, if `both`, on -bound + 1…bound. Their sums over the
+ * values are taken side by side: within one, every addition waits for the one before it.
+ */
+// @ts-ignore: decorator
+@inline function tryTwo(
+  from: usize,
+  a: v128,
+  b: v128,
+  bound: f32,
+  both: bool,
+  fit: usize,
+  mirror: usize,
+): void {
+  let productA = i32x4.splat(0);
+  let squareA = i32x4.splat(0);
+  let productB = i32x4.splat(0);
+  let squareB = i32x4.splat(0);
+  let productC = i32x4.splat(0);
+  let squareC = i32x4.splat(0);
+  let productD = i32x4.splat(0);
+  let squareD = i32x4.splat(0);
+  for (let at = from; at < from + 16 * 16; at += 16) {
+    const x = v128.load(at);
+    const weight = v128.load(at, WEIGHTS);
+    const weighted = v128.load(at, PRODUCTS);
+    const first = f32x4.nearest(f32x4.mul(x, a));
+    const second = f32x4.nearest(f32x4.mul(x, b));
+    const levelA = within(first, -bound, bound - 1);
+    const levelB = within(second, -bound, bound - 1);
+    productA = f32x4.add(productA, f32x4.mul(weighted, levelA));
+    productB = f32x4.add(productB, f32x4.mul(weighted, levelB));
+    squareA = f32x4.add(squareA, f32x4.mul(f32x4.mul(weight, levelA), levelA));
+    squareB = f32x4.add(squareB, f32x4.mul(f32x4.mul(weight, levelB), levelB));
+    if (both) {
+      const levelC = within(first, 1 - bound, bound);
+      const levelD = within(second, 1 - bound, bound);
+      productC = f32x4.add(productC, f32x4.mul(weighted, levelC));
+      productD = f32x4.add(productD, f32x4.mul(weighted, levelD));
+      squareC = f32x4.add(squareC, f32x4.mul(f32x4.mul(weight, levelC), levelC));
+      squareD = f32x4.add(squareD, f32x4.mul(f32x4.mul(weight, levelD), levelD));
+    }
+  }
+  settle(fit, productA, squareA, false);
+  settle(fit, productB, squareB, false);
+  if (both) {
+    settle(mirror, productC, squareC, true);
+    settle(mirror, productD, squareD, true);
+  }
+}
+
+/**
+ * Makes the fits of a group: the best of every few trials, by how much of the error its own best scale takes away.
+ *
+ * @param first below zero, where the first trial puts the value of largest magnitude
+ * @param by how far from there the next ones put it
+ */
+// @ts-ignore: decorator
+@inline function tryGroup(g: usize, first: f32, by: f32, trials: i32, bound: f32, both: bool): void {
+  const from = block + 16 * 16 * g;
+  const extreme = extremesOf(from);
+  const found = <usize>(trials / TOGETHER);
+  let fit = fits + GROUP * g;
+  memory.fill(fit, 0, GROUP);
+  for (let t = 0; t < trials; t += TOGETHER) {
+    for (let k = t; k < t + TOGETHER; k += 2) {
+      const a = f32x4.div(f32x4.splat(-(first + by * <f32>k)), extreme);
+      const b = f32x4.div(f32x4.splat(-(first + by * <f32>(k + 1))), extreme);
+      tryTwo(from, a, b, bound, both, fit, fit + FIT * found);
+    }
+    fit += FIT;
+  }
+  settleFits(g, both ? 2 * found : found);
+}
+
+/** Levels of four values plus the bound, as 32-bit integers. */
+// @ts-ignore: decorator
+@inline function whole(values: usize, inverse: v128, bound: f32): v128 {
+  const value = within(f32x4.mul(v128.load(values), inverse), -bound, bound - 1);
+  return i32x4.sub(f32x4.add(value, f32x4.splat(MAGIC)), i32x4.splat(0x4b400000 - <i32>bound));
+}
+
+/** Writes the levels of a block, plus the bound, for a step and the codes of its scales. */
+// @ts-ignore: decorator
+@inline function writeLevels(x: usize, step: f32, bound: f32, to: usize): void {
+  for (let s: usize = 0; s < 16; s++) {
+    const scale = step * load<f32>(codes + 4 * s);
+    const inverse = f32x4.splat(scale == 0 ? 0 : 1 / scale);
+    const from = x + 64 * s;
+    const low = i16x8.narrow_i32x4_s(whole(from, inverse, bound), whole(from + 16, inverse, bound));
+    const high = i16x8.narrow_i32x4_s(whole(from + 32, inverse, bound), whole(from + 48, inverse, bound));
+    v128.store(to + 16 * s, i8x16.narrow_i16x8_u(low, high));
+  }
+}
+
+/** Stores the codes plus a bound as bytes. */
+// @ts-ignore: decorator
+@inline function writeCodes(bound: i32, to: usize): void {
+  for (let s: usize = 0; s < 16; s++) store<u8>(to + s, <i32>load<f32>(codes + 4 * s) + bound);
+}
+
+/** Q3_K: see `searchBlocks`. */
+export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32): void {
+  for (let i = 0; i < values; i += VALUES) {
+    turnBlock(x, weights, 16, 4, false);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 7.125, -0.3125, 16, 4, true);
+    const start = chooseStep(4, 8, 32, 0.953125, 0.01171875, 32);
+    if (start === 0) {
+      memory.fill(output, 0, Q3_BYTES);
+    } else {
+      const half = refine(start, 16, 4, 32, 4);
+      store<u16>(output, half, 108);
+      writeCodes(32, bytesOf3);
+      writeLevels(x, floatOf(half), 4, levelsOf3);
+      packCodes(output);
+      packLevels(output);
+    }
+    x += 4 * VALUES;
+    if (weights !== 0) weights += 4 * VALUES;
+    output += Q3_BYTES;
+  }
+}
+
+/** Q6_K: see `searchBlocks`. */
+export function searchQ6_K(x: usize, weights: usize, output: usize, values: i32): void {
+  for (let i = 0; i < values; i += VALUES) {
+    turnBlock(x, weights, 16, 4, false);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 24, 32, false);
+    const start = chooseStep(4, 6, 128, 0.984375, 0.00390625, 32);
+    if (start === 0) {
+      memory.fill(output, 0, Q6_BYTES);
+    } else {
+      const half = refine(start, 16, 4, 128, 32);
+      store<u16>(output, half, 208);
+      writeCodes(0, output + 192);
+      writeLevels(x, floatOf(half), 32, levelsOf6);
+      pack(output);
+    }
+    x += 4 * VALUES;
+    if (weights !== 0) weights += 4 * VALUES;
+    output += Q6_BYTES;
+  }
+}

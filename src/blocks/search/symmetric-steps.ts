@@ -1,0 +1,252 @@
+import { floatToHalf, halfToFloat } from "../floats.js";
+import { nearest } from "../encode/nearest.js";
+
+const { abs, fround, max, min } = Math;
+
+/**
+ * A type whose sub-blocks have a scale and no offset, kept as a code in steps of one half for the whole block.
+ * All sums are float32, in the order of the values, of the sub-blocks and of the fits.
+ */
+export interface Layout {
+  /** Values of a sub-block, and sub-blocks of a block. */
+  readonly size: number;
+  readonly count: number;
+  /** Codes of scales are −codes…codes − 1. */
+  readonly codes: number;
+  /** Fits of a sub-block that the search for the step has to choose from. */
+  readonly fits: number;
+  /** Steps are tried from the one that makes the largest scale −codes, times `first`, `first` + `spacing` … */
+  readonly first: number;
+  readonly spacing: number;
+  readonly steps: number;
+  /** The level nearest to a value. */
+  levelOf(value: number): number;
+}
+
+/** A block in work. */
+export interface Block {
+  readonly values: Float32Array;
+  /** Weights, at most 1 in each sub-block. */
+  readonly weights: Float32Array;
+  /** What the weights of each sub-block were divided by, as a part of the largest of the block. */
+  readonly shares: Float32Array;
+}
+
+/**
+ * What levels of a sub-block come to: the error is least at `scale`, `excess` more there than that of the best fit,
+ * and grows by `square` · (difference)² away from it.
+ */
+export interface Fit {
+  scale: number;
+  square: number;
+  excess: number;
+}
+
+/** The largest of some numbers that are not negative. */
+function largest(numbers: Float32Array): number {
+  return numbers.reduce((most, number) => max(most, number), 0);
+}
+
+/** Splits the weights of a block; those of a block or a sub-block without importance count as 1. */
+export function weigh(values: Float32Array, importance: Float32Array | undefined, size: number): Block {
+  const count = values.length / size;
+  const weights = new Float32Array(values.length).fill(1);
+  const shares = new Float32Array(count).fill(1);
+  const whole = importance === undefined ? 0 : largest(importance);
+  if (importance === undefined || whole === 0) return { values, weights, shares };
+  for (let s = 0; s < count; s++) {
+    const own = importance.subarray(size * s, size * s + size);
+    const most = largest(own);
+    shares[s] = most / whole;
+    if (most === 0) continue;
+    for (const [j, weight] of own.entries()) weights[size * s + j] = weight / most;
+  }
+  return { values, weights, shares };
+}
+
+/** The half nearest to a step, or the least one in place of zero. */
+export function halfStep(step: number): number {
+  const half = floatToHalf(step);
+  return (half & 0x7fff) === 0 ? half | 1 : half;
+}
+
+/** The code that brings a multiple of the step nearest to a scale. */
+function codeOf(scale: number, inverse: number, codes: number): number {
+  return nearest(max(-codes, min(codes - 1, fround(scale * inverse))));
+}
+
+/** How much more a fit loses with the scale that a code makes. */
+function lossOf({ scale, square, excess }: Fit, code: number, step: number): number {
+  const off = fround(scale - fround(step * code));
+  return fround(excess + fround(fround(square * off) * off));
+}
+
+/** The scale of largest magnitude among the best fits of the sub-blocks that matter. */
+function extremeScale(fits: readonly Fit[][], shares: Float32Array): number {
+  let extreme = 0;
+  for (const [s, own] of fits.entries()) {
+    const scale = own.find(({ excess }) => excess === 0)!.scale;
+    if (shares[s]! > 0 && abs(scale) > abs(extreme)) extreme = scale;
+  }
+  return extreme;
+}
+
+/** What a step comes to when every sub-block takes the fit and the code that lose least with it. */
+interface Outcome {
+  half: number;
+  loss: number;
+  /** The step that would be best for these fits and codes. */
+  fitted: number;
+}
+
+function outcomeOf(
+  { codes: bound }: Layout,
+  fits: readonly Fit[][],
+  shares: Float32Array,
+  half: number,
+  codes?: Int8Array,
+): Outcome {
+  const step = halfToFloat(half);
+  const inverse = fround(1 / step);
+  let loss = 0;
+  let product = 0;
+  let square = 0;
+  for (const [s, own] of fits.entries()) {
+    let least = Infinity;
+    let ownProduct = 0;
+    let ownSquare = 0;
+    for (const fit of own) {
+      const code = codeOf(fit.scale, inverse, bound);
+      const lost = lossOf(fit, code, step);
+      if (lost >= least) continue;
+      least = lost;
+      const weight = fround(code * fit.square);
+      ownProduct = fround(weight * fit.scale);
+      ownSquare = fround(weight * code);
+      if (codes !== undefined) codes[s] = code;
+    }
+    const share = shares[s]!;
+    loss = fround(loss + fround(share * least));
+    product = fround(product + fround(share * ownProduct));
+    square = fround(square + fround(share * ownSquare));
+  }
+  return { half, loss, fitted: square > 0 ? fround(product / square) : step };
+}
+
+/** Steps that are tried at a time; the best of each turn is fitted. */
+const LANES = 4;
+
+/** Times that a step is fitted to the codes that it leads to. */
+const FITTINGS = 2;
+
+/**
+ * The step (as a half) with which the fits of all sub-blocks together lose least, and the codes of the scales.
+ *
+ * @returns 0 where nothing is gained by any scale
+ */
+export function chooseStep(
+  layout: Layout,
+  fits: readonly Fit[][],
+  shares: Float32Array,
+  codes: Int8Array,
+): number {
+  const start = fround(extremeScale(fits, shares) / -layout.codes);
+  if (start === 0) return 0;
+  let best: Outcome = { half: 0, loss: Infinity, fitted: 0 };
+  for (let lane = 0; lane < LANES; lane++) {
+    let own: Outcome = { half: 0, loss: Infinity, fitted: 0 };
+    for (let i = lane; i < layout.steps; i += LANES) {
+      const factor = fround(fround(layout.first) + fround(fround(layout.spacing) * i));
+      const outcome = outcomeOf(layout, fits, shares, halfStep(fround(start * factor)));
+      if (outcome.loss < own.loss) own = outcome;
+    }
+    let next = own;
+    for (let fitting = 0; fitting < FITTINGS; fitting++) {
+      next = outcomeOf(layout, fits, shares, halfStep(next.fitted));
+      if (next.loss < own.loss) own = next;
+    }
+    if (own.loss < best.loss) best = own;
+  }
+  outcomeOf(layout, fits, shares, best.half, codes);
+  return best.half;
+}
+
+/** Sums over a sub-block whose values are stored with a scale. */
+export interface Sums {
+  /** Σ weight · (value − scale · level)² */
+  error: number;
+  /** Σ weight · value · level */
+  product: number;
+  /** Σ weight · level² */
+  square: number;
+}
+
+/** The sums over values at their nearest levels. */
+export function sumsOf(
+  values: Float32Array,
+  weights: Float32Array,
+  scale: number,
+  levelOf: (value: number) => number,
+): Sums {
+  const inverse = scale === 0 ? 0 : fround(1 / scale);
+  let error = 0;
+  let product = 0;
+  let square = 0;
+  for (const [j, x] of values.entries()) {
+    const level = levelOf(fround(x * inverse));
+    const off = fround(x - fround(scale * level));
+    const weight = weights[j]!;
+    const weighted = fround(weight * level);
+    error = fround(error + fround(fround(weight * off) * off));
+    product = fround(product + fround(weighted * x));
+    square = fround(square + fround(weighted * level));
+  }
+  return { error, product, square };
+}
+
+/** Times that codes move to a neighbour and the step is fitted to them again. */
+const PASSES = 3;
+
+/**
+ * Improves a step and its codes by the error itself.
+ *
+ * @returns the best step seen, as a half; `codes` are those that go with it
+ */
+export function refine(layout: Layout, block: Block, start: number, codes: Int8Array): number {
+  const { size, count, codes: bound, levelOf } = layout;
+  const { shares } = block;
+  let best = Infinity;
+  let chosen = start;
+  let half = start;
+  const moving = codes.slice();
+  for (let pass = 0; pass < PASSES; pass++) {
+    const step = halfToFloat(half);
+    let error = 0;
+    let product = 0;
+    let square = 0;
+    for (let s = 0; s < count; s++) {
+      const values = block.values.subarray(size * s, size * s + size);
+      const weights = block.weights.subarray(size * s, size * s + size);
+      const middle = moving[s]!;
+      let least: Sums = { error: Infinity, product: 0, square: 0 };
+      for (const code of [middle, max(-bound, middle - 1), min(bound - 1, middle + 1)]) {
+        const sums = sumsOf(values, weights, fround(step * code), levelOf);
+        if (sums.error >= least.error) continue;
+        least = sums;
+        moving[s] = code;
+      }
+      const code = moving[s]!;
+      const share = shares[s]!;
+      error = fround(error + fround(share * least.error));
+      product = fround(product + fround(share * fround(code * least.product)));
+      square = fround(square + fround(share * fround(fround(code * least.square) * code)));
+    }
+    if (error < best) {
+      best = error;
+      chosen = half;
+      codes.set(moving);
+    }
+    if (square > 0) half = halfStep(fround(product / square));
+  }
+  return chosen;
+}
