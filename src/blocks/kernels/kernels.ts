@@ -26,7 +26,14 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 );
 
 /** Types that the kernels know a search for. */
-const searched: ReadonlySet<BlockTypeName> = new Set([]);
+const searched: ReadonlySet<BlockTypeName> = new Set([
+  "Q4_0",
+  "Q5_0",
+  "Q8_0",
+  "Q2_0",
+  "TQ1_0",
+  "TQ2_0",
+]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;

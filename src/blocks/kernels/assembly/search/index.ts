@@ -1,3 +1,5 @@
+import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
+
 /**
  * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
  *
@@ -5,5 +7,19 @@
  * @param weights importance of these values, or 0 for weights of 1
  */
 export function searchBlocks(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
+  switch (target) {
+    case 2:
+      return searchQ4_0(x, weights, output, values);
+    case 6:
+      return searchQ5_0(x, weights, output, values);
+    case 8:
+      return searchQ8_0(x, weights, output, values);
+    case 34:
+      return searchTQ1_0(x, weights, output, values);
+    case 35:
+      return searchTQ2_0(x, weights, output, values);
+    case 42:
+      return searchQ2_0(x, weights, output, values);
+  }
   unreachable();
 }
