@@ -23,6 +23,8 @@ export interface ScaleSearch {
   /** Trials on either side of the best of those, and how far they lie apart, in parts of it. */
   readonly fine: number;
   readonly fineStep: number;
+  /** How often the scale of the best trial is stored and fitted anew to the levels that it then leads to. */
+  readonly rounds: number;
 }
 
 /** Largest magnitude that is nearest to 0 under every scale but 0 that a half can hold. */
@@ -81,7 +83,11 @@ function extremeOf(values: Float32Array, weights: Float32Array): number {
 /**
  * Finds the scale, as the half stores it. Trials come first: levels by rounding, whose best scale and gain follow
  * in closed form. The best one's scale is then stored, levels and scale fitted to each other in turns, and the least
- * error of what can be stored wins, ggml's scale included, which leaves the extreme value on the lowest level.
+ * error of what can be stored wins.
+ *
+ * Two plain scales take part in that: ggml's, which puts the extreme value on the lowest level, and where there are
+ * many levels the one that puts it on half as many. A half holds that one where it holds the value, so a block of
+ * values of one magnitude, and next to none, loses nothing.
  */
 export function searchScale(search: ScaleSearch, values: Float32Array, weights: Float32Array): number {
   const extreme = extremeOf(values, weights);
@@ -112,15 +118,19 @@ export function searchScale(search: ScaleSearch, values: Float32Array, weights: 
     attempt(fround(coarse * fround(1 - step)));
     attempt(fround(coarse * fround(1 + step)));
   }
-  let best = storedScale(fround(symmetric ? abs(extreme) / search.highest : extreme / search.lowest));
+  const plain = symmetric ? abs(extreme) / search.highest : extreme / search.lowest;
+  let best = storedScale(fround(plain));
   let error = errorOf(search, values, weights, best);
-  for (let round = 0; round < 3; round++) {
-    const scale = storedScale(fit);
+  const compare = (scale: number): void => {
     const left = errorOf(search, values, weights, scale);
-    if (left < error) {
-      error = left;
-      best = scale;
-    }
+    if (!(left < error)) return;
+    error = left;
+    best = scale;
+  };
+  if (!symmetric && search.highest > 2) compare(storedScale(abs(extreme) / ((search.highest + 1) / 2)));
+  for (let round = 0; round < search.rounds; round++) {
+    const scale = storedScale(fit);
+    compare(scale);
     const { product, square } = sumsOf(search, values, weights, inverseOf(scale));
     fit = square > 0 ? fround(product / square) : 0;
   }

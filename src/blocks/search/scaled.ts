@@ -25,13 +25,14 @@ function halves(bound: number): ScaleSearch {
   return {
     lowest: -bound,
     highest: bound - 1,
-    first: 0.72 * bound,
-    near: 15,
-    nearRatio: 1.0405,
+    first: 0.75 * bound,
+    near: 19,
+    nearRatio: 1.03,
     far: 4,
-    farRatio: 1.14,
-    fine: 5,
-    fineStep: 0.007,
+    farRatio: 1.15,
+    fine: 3,
+    fineStep: 0.006,
+    rounds: 3,
   };
 }
 
@@ -46,6 +47,7 @@ const trits: ScaleSearch = {
   farRatio: 1,
   fine: 2,
   fineStep: 0.04,
+  rounds: 3,
 };
 
 /** Q4_0: levels −8…7 for 32 values. */
@@ -63,13 +65,14 @@ export const searchQ8_0 = encoder(
   {
     lowest: -127,
     highest: 127,
-    first: 125,
-    near: 3,
-    nearRatio: 1.004,
+    first: 120,
+    near: 7,
+    nearRatio: 1.0086,
     far: 0,
     farRatio: 1,
     fine: 0,
     fineStep: 0,
+    rounds: 2,
   },
   32,
   34,

@@ -103,14 +103,14 @@ function stored(scale: v128): v128 {
   return v128.andnot(f32x4.div(f32x4.splat(1), scale), zero);
 }
 
-/** Takes the stored scale over where its error is the least so far, and fits a scale to its levels. */
+/** Takes a stored scale over where its error is the least so far; `refit` fits a scale to its levels. */
 // @ts-ignore: decorator
 @inline function measure(
   scale: v128,
   values: usize,
   lowest: f32,
   highest: f32,
-  first: bool,
+  refit: bool,
   weighted: bool,
 ): void {
   const by = inverseOf(scale);
@@ -122,18 +122,14 @@ function stored(scale: v128): v128 {
     const level = clamp(f32x4.nearest(f32x4.mul(x, by)), lowest, highest);
     const off = f32x4.sub(x, f32x4.mul(scale, level));
     left = f32x4.add(left, weigh(weightAt(at, weighted), f32x4.mul(off, off), weighted));
-    if (first) continue;
+    if (!refit) continue;
     product = f32x4.add(product, f32x4.mul(productAt(at, weighted), level));
     square = f32x4.add(square, f32x4.mul(weigh(weightAt(at, weighted), level, weighted), level));
-  }
-  if (first) {
-    best = scale;
-    error = left;
-    return;
   }
   const better = f32x4.lt(left, error);
   best = v128.bitselect(scale, best, better);
   error = v128.bitselect(left, error, better);
+  if (!refit) return;
   fit = v128.and(f32x4.div(product, square), f32x4.gt(square, i32x4.splat(0)));
 }
 
@@ -156,6 +152,7 @@ function stored(scale: v128): v128 {
  * @param first level of the largest magnitude in the first trial
  * @param near more trials, each `nearRatio` times the last; then `far` with `farRatio`
  * @param fine trials on either side of the best of those, `fineStep` parts of it apart
+ * @param rounds how often the scale is stored and fitted anew
  */
 // @ts-ignore: decorator
 @inline export function searchScale(
@@ -170,6 +167,7 @@ function stored(scale: v128): v128 {
   farRatio: f32,
   fine: i32,
   fineStep: f32,
+  rounds: i32,
 ): v128 {
   const symmetric = lowest == -highest;
   findExtreme(values, weighted);
@@ -204,7 +202,13 @@ function stored(scale: v128): v128 {
   const plain = symmetric
     ? f32x4.div(f32x4.abs(extreme), f32x4.splat(highest))
     : f32x4.div(extreme, f32x4.splat(lowest));
-  measure(stored(plain), values, lowest, highest, true, weighted);
-  for (let round = 0; round < 3; round++) measure(stored(fit), values, lowest, highest, false, weighted);
+  error = f32x4.splat(Infinity);
+  measure(stored(plain), values, lowest, highest, false, weighted);
+  if (!symmetric && highest > 2) {
+    const half = f32x4.div(f32x4.abs(extreme), f32x4.splat((highest + 1) / 2));
+    measure(stored(half), values, lowest, highest, false, weighted);
+  }
+  for (let round = 1; round < rounds; round++) measure(stored(fit), values, lowest, highest, true, weighted);
+  measure(stored(fit), values, lowest, highest, false, weighted);
   return v128.andnot(best, nothing);
 }
