@@ -33,6 +33,9 @@ const searched: ReadonlySet<BlockTypeName> = new Set([
   "Q2_0",
   "TQ1_0",
   "TQ2_0",
+  "MXFP4",
+  "NVFP4",
+  "Q1_0",
 ]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */

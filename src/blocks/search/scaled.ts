@@ -40,14 +40,14 @@ function halves(bound: number): ScaleSearch {
 const trits: ScaleSearch = {
   lowest: -1,
   highest: 1,
-  first: 0.6,
-  near: 9,
-  nearRatio: 1.3,
+  first: 0.7,
+  near: 7,
+  nearRatio: 1.35,
   far: 0,
   farRatio: 1,
-  fine: 2,
-  fineStep: 0.04,
-  rounds: 3,
+  fine: 1,
+  fineStep: 0.06,
+  rounds: 2,
 };
 
 /** Q4_0: levels −8…7 for 32 values. */
@@ -86,7 +86,7 @@ export const searchQ8_0 = encoder(
 
 /** Q2_0: levels −1…2 for 64 values. */
 export const searchQ2_0 = encoder(
-  { ...trits, highest: 2, first: 1, nearRatio: 1.26, fineStep: 0.03 },
+  { ...trits, highest: 2, first: 1, nearRatio: 1.32 },
   64,
   18,
   storeQ2_0,

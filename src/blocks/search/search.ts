@@ -1,3 +1,4 @@
+import { searchMXFP4, searchNVFP4 } from "./fp4.js";
 import {
   searchQ2_0,
   searchQ4_0,
@@ -6,6 +7,7 @@ import {
   searchTQ1_0,
   searchTQ2_0,
 } from "./scaled.js";
+import { searchQ1_0 } from "./signs.js";
 import type { BlockTypeName, Encoder } from "../types.js";
 
 /**
@@ -19,4 +21,7 @@ export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q2_0", searchQ2_0],
   ["TQ1_0", searchTQ1_0],
   ["TQ2_0", searchTQ2_0],
+  ["MXFP4", searchMXFP4],
+  ["NVFP4", searchNVFP4],
+  ["Q1_0", searchQ1_0],
 ]);

@@ -1,4 +1,6 @@
+import { searchMXFP4, searchNVFP4 } from "./fp4";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
+import { searchQ1_0 } from "./signs";
 
 /**
  * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
@@ -18,6 +20,12 @@ export function searchBlocks(target: i32, x: usize, weights: usize, output: usiz
       return searchTQ1_0(x, weights, output, values);
     case 35:
       return searchTQ2_0(x, weights, output, values);
+    case 39:
+      return searchMXFP4(x, weights, output, values);
+    case 40:
+      return searchNVFP4(x, weights, output, values);
+    case 41:
+      return searchQ1_0(x, weights, output, values);
     case 42:
       return searchQ2_0(x, weights, output, values);
   }
