@@ -9,7 +9,7 @@ const { abs, fround, min, sqrt, trunc } = Math;
 const count = 32;
 
 /** A block as scale · level + offset; the levels lie in an array beside it. */
-interface Fit {
+export interface Fit {
   readonly scale: number;
   readonly offset: number;
 }
@@ -87,27 +87,42 @@ function storeHalf(value: number, out: Uint8Array, at: number): void {
   out[at + 1] = half >>> 8;
 }
 
+/** What a block of 32 holds besides its scale and low nibbles: a half for an offset, fifth bits of the levels. */
+export interface Parts {
+  readonly offset: boolean;
+  readonly fifth: boolean;
+}
+
+/** Bytes of a block. */
+export function bytesOf({ offset, fifth }: Parts): number {
+  return 18 + (offset ? 2 : 0) + (fifth ? 4 : 0);
+}
+
 /**
- * An encoder for blocks of 32: a half for the scale, one for the offset if there is one, the fifth bits of the
- * levels if there are any, then their low nibbles, values 0–15 low and 16–31 high.
+ * Writes a block of 32: a half for the scale, one for the offset if there is one, the fifth bits of the levels if
+ * there are any, then their low nibbles, values 0–15 low and 16–31 high.
+ *
+ * @param levels from 0 on
  */
-function encoder(fit: Fitter, parts: { offset: boolean; fifth: boolean }): Encoder {
-  const header = 2 + (parts.offset ? 2 : 0);
+export function storeLevels(levels: Uint8Array, fit: Fit, parts: Parts, out: Uint8Array, at: number): void {
+  const header = parts.offset ? 4 : 2;
   const nibbles = header + (parts.fifth ? 4 : 0);
+  out.fill(0, at, at + nibbles);
+  storeHalf(fit.scale, out, at);
+  if (parts.offset) storeHalf(fit.offset, out, at + 2);
+  if (parts.fifth) {
+    for (let j = 0; j < count; j++) out[at + header + (j >> 3)]! |= (levels[j]! >> 4) << (j & 7);
+  }
+  for (let j = 0; j < 16; j++) out[at + nibbles + j] = (levels[j]! & 15) | ((levels[j + 16]! & 15) << 4);
+}
+
+function encoder(fit: Fitter, parts: Parts): Encoder {
   return (values, out, importance) => {
     const weights = importance === undefined ? undefined : rowWeights(values, importance);
     const levels = new Uint8Array(count);
-    for (let o = 0, at = 0; o < values.length; o += count, at += nibbles + 16) {
-      const { scale, offset } = fit(values.subarray(o, o + count), weights?.subarray(o, o + count), levels);
-      out.fill(0, at, at + nibbles);
-      storeHalf(scale, out, at);
-      if (parts.offset) storeHalf(offset, out, at + 2);
-      if (parts.fifth) {
-        for (let j = 0; j < count; j++) out[at + header + (j >> 3)]! |= (levels[j]! >> 4) << (j & 7);
-      }
-      for (let j = 0; j < 16; j++) {
-        out[at + nibbles + j] = (levels[j]! & 15) | ((levels[j + 16]! & 15) << 4);
-      }
+    for (let o = 0, at = 0; o < values.length; o += count, at += bytesOf(parts)) {
+      const found = fit(values.subarray(o, o + count), weights?.subarray(o, o + count), levels);
+      storeLevels(levels, found, parts, out, at);
     }
   };
 }

@@ -31,53 +31,69 @@ const runs: readonly (readonly [number, number, number])[] = [
   [48, 4, 240],
 ];
 
-/** TQ1_0 of whole blocks: a byte holds five trits as a fraction of 3^5, in steps of 1/256; the last hold four. */
+/** Writes a TQ1_0 block: a byte holds five trits as a fraction of 3^5, in steps of 1/256; the last hold four. */
+export function storeTQ1_0(levels: Uint8Array, d: number, out: Uint8Array, at: number): void {
+  for (const [first, bytes, start] of runs) {
+    for (let m = 0; m < bytes; m++) {
+      let number = 0;
+      for (let n = 0; n < 5; n++) number = 3 * number + (levels[start + m + n * bytes] ?? 0);
+      out[at + first + m] = ceil((number * 256) / 243);
+    }
+  }
+  storeHalf(d, out, at + 52);
+}
+
+/** Writes a TQ2_0 block: two bits a value, those of four values that are 32 apart in one byte. */
+export function storeTQ2_0(levels: Uint8Array, d: number, out: Uint8Array, at: number): void {
+  out.fill(0, at, at + 64);
+  for (const [e, level] of levels.entries()) {
+    out[at + 32 * (e >> 7) + (e & 31)]! |= level << (2 * ((e >> 5) & 3));
+  }
+  storeHalf(d, out, at + 64);
+}
+
+/** Writes a Q2_0 block: two bits a value, neighbours in one byte. */
+export function storeQ2_0(levels: Uint8Array, d: number, out: Uint8Array, at: number): void {
+  out.fill(0, at, at + 18);
+  storeHalf(d, out, at);
+  for (const [e, level] of levels.entries()) out[at + 2 + (e >> 2)]! |= level << (2 * (e & 3));
+}
+
+/** Writes a Q1_0 block: a bit for each value that is not negative. */
+export function storeQ1_0(values: Float32Array, d: number, out: Uint8Array, at: number): void {
+  out.fill(0, at, at + 18);
+  storeHalf(d, out, at);
+  for (const [j, x] of values.entries()) if (x >= 0) out[at + 2 + (j >> 3)]! |= 1 << (j & 7);
+}
+
+/** TQ1_0 of whole blocks. */
 export function encodeTQ1_0(values: Float32Array, out: Uint8Array): void {
   for (let o = 0, at = 0; o < values.length; o += 256, at += 54) {
     const { d, levels } = trits(values.subarray(o, o + 256), 1);
-    for (const [first, bytes, start] of runs) {
-      for (let m = 0; m < bytes; m++) {
-        let number = 0;
-        for (let n = 0; n < 5; n++) number = 3 * number + (levels[start + m + n * bytes] ?? 0);
-        out[at + first + m] = ceil((number * 256) / 243);
-      }
-    }
-    storeHalf(d, out, at + 52);
+    storeTQ1_0(levels, d, out, at);
   }
 }
 
-/** TQ2_0 of whole blocks: two bits a value, those of four values that are 32 apart in one byte. */
+/** TQ2_0 of whole blocks. */
 export function encodeTQ2_0(values: Float32Array, out: Uint8Array): void {
   for (let o = 0, at = 0; o < values.length; o += 256, at += 66) {
     const { d, levels } = trits(values.subarray(o, o + 256), 1);
-    out.fill(0, at, at + 64);
-    for (const [e, level] of levels.entries()) {
-      out[at + 32 * (e >> 7) + (e & 31)]! |= level << (2 * ((e >> 5) & 3));
-    }
-    storeHalf(d, out, at + 64);
+    storeTQ2_0(levels, d, out, at);
   }
 }
 
-/** Q2_0 of whole blocks: two bits a value, neighbours in one byte; ggml never writes the fourth level, 2d. */
+/** Q2_0 of whole blocks; ggml never writes the fourth level, 2d. */
 export function encodeQ2_0(values: Float32Array, out: Uint8Array): void {
   for (let o = 0, at = 0; o < values.length; o += 64, at += 18) {
     const { d, levels } = trits(values.subarray(o, o + 64), 0);
-    out.fill(0, at, at + 18);
-    storeHalf(d, out, at);
-    for (const [e, level] of levels.entries()) out[at + 2 + (e >> 2)]! |= level << (2 * (e & 3));
+    storeQ2_0(levels, d, out, at);
   }
 }
 
-/** Q1_0 of whole blocks: d is the mean magnitude, and a bit says whether a value is not negative. */
+/** Q1_0 of whole blocks: d is the mean magnitude. */
 export function encodeQ1_0(values: Float32Array, out: Uint8Array): void {
   for (let o = 0, at = 0; o < values.length; o += 128, at += 18) {
-    let sum = 0;
-    out.fill(0, at, at + 18);
-    for (let j = 0; j < 128; j++) {
-      const x = values[o + j]!;
-      sum = fround(sum + abs(x));
-      if (x >= 0) out[at + 2 + (j >> 3)]! |= 1 << (j & 7);
-    }
-    storeHalf(sum / 128, out, at);
+    const block = values.subarray(o, o + 128);
+    storeQ1_0(block, block.reduce((sum, x) => fround(sum + abs(x)), 0) / 128, out, at);
   }
 }

@@ -26,7 +26,22 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 );
 
 /** Types that the kernels know a search for. */
-const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>(["Q2_K", "Q4_K", "Q5_K"]);
+const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>([
+  "Q4_0",
+  "Q5_0",
+  "Q8_0",
+  "Q2_K",
+  "Q3_K",
+  "Q4_K",
+  "Q5_K",
+  "Q6_K",
+  "Q2_0",
+  "Q1_0",
+  "TQ1_0",
+  "TQ2_0",
+  "MXFP4",
+  "NVFP4",
+]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;

@@ -1,12 +1,27 @@
 import type { BlockTypeName, Encoder } from "../types.js";
+import { searchMXFP4, searchNVFP4 } from "./fp4.js";
 import { searchQ2_K, searchQ4_K, searchQ5_K } from "./k-affine.js";
+import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled.js";
+import { searchQ1_0 } from "./signs.js";
+import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 
 /**
  * Encoders that look for the least Σ importance · (value − stored)², in plain TypeScript: what the kernels are
  * held to. Types that are not here are written with ggml's method only.
  */
-export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map([
+export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeName, Encoder>([
+  ["Q4_0", searchQ4_0],
+  ["Q5_0", searchQ5_0],
+  ["Q8_0", searchQ8_0],
   ["Q2_K", searchQ2_K],
+  ["Q3_K", searchQ3_K],
   ["Q4_K", searchQ4_K],
   ["Q5_K", searchQ5_K],
+  ["Q6_K", searchQ6_K],
+  ["Q2_0", searchQ2_0],
+  ["Q1_0", searchQ1_0],
+  ["TQ1_0", searchTQ1_0],
+  ["TQ2_0", searchTQ2_0],
+  ["MXFP4", searchMXFP4],
+  ["NVFP4", searchNVFP4],
 ]);

@@ -138,7 +138,10 @@ export function searchQ3_K(values: Float32Array, out: Uint8Array, importance?: F
     if (half === 0) continue;
     block[108] = half;
     block[109] = half >>> 8;
-    packCodes(Uint8Array.from(codes, (code) => code + 32), block.subarray(96, 108));
+    packCodes(
+      Uint8Array.from(codes, (code) => code + 32),
+      block.subarray(96, 108),
+    );
     packLevelsOf3(levels, block);
   }
 }

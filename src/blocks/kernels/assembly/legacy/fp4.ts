@@ -78,6 +78,28 @@ function enlarge(x: usize): usize {
   return enlarged;
 }
 
+/**
+ * MXFP4's exponent for a largest magnitude. Below 2^-125 the byte wraps: d is so large that all codes are 0, as in
+ * ggml.
+ */
+// @ts-ignore: decorator
+@inline export function exponentOf(size: f32): i32 {
+  return size == 0 ? 0 : (floorLog2(size) + 125) & 255;
+}
+
+/** Writes an MXFP4 block. */
+// @ts-ignore: decorator
+@inline export function storeMxfp4(x: usize, exponent: i32, output: usize): void {
+  store<u8>(output, exponent);
+  // 2/d = 2^(129 - exponent) has no float32 below 2; both factors are then moved by 2^64.
+  const from = exponent < 2 ? enlarge(x) : x;
+  const power = exponent < 2 ? 256 - 64 - exponent : 256 - exponent;
+  const scale = f32x4.splat(reinterpret<f32>(power << 23));
+  const low = codes16(from, scale);
+  const high = codes16(from + 64, scale);
+  pack(low, signsOf(x, low), high, signsOf(x + 64, high), output + 1);
+}
+
 export function mxfp4(x: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 32) {
     let a = i32x4.max_s(magnitudes<f32>(x), magnitudes<f32>(x + 16));
@@ -85,16 +107,7 @@ export function mxfp4(x: usize, output: usize, values: i32): void {
     a = i32x4.max_s(a, i32x4.max_s(magnitudes<f32>(x + 64), magnitudes<f32>(x + 80)));
     b = i32x4.max_s(b, i32x4.max_s(magnitudes<f32>(x + 96), magnitudes<f32>(x + 112)));
     const size = reinterpret<f32>(largest<f32>(i32x4.max_s(a, b)));
-    // Below 2^-125 the byte wraps: d is so large that all codes are 0, as in ggml.
-    const exponent = size == 0 ? 0 : (floorLog2(size) + 125) & 255;
-    store<u8>(output, exponent);
-    // 2/d = 2^(129 - exponent) has no float32 below 2; both factors are then moved by 2^64.
-    const from = exponent < 2 ? enlarge(x) : x;
-    const power = exponent < 2 ? 256 - 64 - exponent : 256 - exponent;
-    const scale = f32x4.splat(reinterpret<f32>(power << 23));
-    const low = codes16(from, scale);
-    const high = codes16(from + 64, scale);
-    pack(low, signsOf(x, low), high, signsOf(x + 64, high), output + 1);
+    storeMxfp4(x, exponentOf(size), output);
     x += 4 * 32;
     output += 17;
   }
@@ -122,7 +135,7 @@ export function mxfp4(x: usize, output: usize, values: i32): void {
 
 /** UE4M3 codes of four numbers: halves round up, 7 is the end of the subnormals, and from 256 on all is 448. */
 // @ts-ignore: decorator
-@inline function ue4m3(values: v128): v128 {
+@inline export function toUe4m3(values: v128): v128 {
   const normal = i32x4.sub(i32x4.shr_u(i32x4.add(values, i32x4.splat(0x80000)), 20), i32x4.splat(120 << 3));
   const units = f32x4.add(f32x4.mul(values, f32x4.splat(512)), f32x4.splat(0.5));
   const subnormal = f32x4.pmin(f32x4.trunc(units), f32x4.splat(7));
@@ -169,22 +182,27 @@ const inverses: usize = memory.data(4 * 4, 16);
   );
 }
 
+/** Writes an NVFP4 block with the UE4M3 codes of its four groups. */
+// @ts-ignore: decorator
+@inline export function storeNvfp4(x: usize, codes: v128, output: usize): void {
+  const zeros = i32x4.splat(0);
+  const bytes = i8x16.narrow_i16x8_u(i16x8.narrow_i32x4_s(codes, zeros), zeros);
+  store<i32>(output, i32x4.extract_lane(bytes, 0));
+  // d = n·2^(exponent - 11), with subnormals at exponent 1.
+  const exponent = i32x4.max_s(i32x4.shr_u(codes, 3), i32x4.splat(1));
+  const n = i32x4.sub(codes, i32x4.shl(i32x4.sub(exponent, i32x4.splat(1)), 3));
+  const power = i32x4.shl(i32x4.sub(i32x4.splat(127 + 12), exponent), 23);
+  // A scale of zero makes all codes zero.
+  v128.store(powers, v128.andnot(power, i32x4.eq(codes, zeros)));
+  const divisor = f32x4.convert_i32x4_s(i32x4.max_s(n, i32x4.splat(1)));
+  v128.store(inverses, f32x4.div(f32x4.splat(1), divisor));
+  packGroups(x, 0, output + 4);
+  packGroups(x + 128, 2, output + 20);
+}
+
 export function nvfp4(x: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 64) {
-    const codes = ue4m3(f32x4.div(sizes(x), f32x4.splat(6)));
-    const zeros = i32x4.splat(0);
-    const bytes = i8x16.narrow_i16x8_u(i16x8.narrow_i32x4_s(codes, zeros), zeros);
-    store<i32>(output, i32x4.extract_lane(bytes, 0));
-    // d = n·2^(exponent - 11), with subnormals at exponent 1.
-    const exponent = i32x4.max_s(i32x4.shr_u(codes, 3), i32x4.splat(1));
-    const n = i32x4.sub(codes, i32x4.shl(i32x4.sub(exponent, i32x4.splat(1)), 3));
-    const power = i32x4.shl(i32x4.sub(i32x4.splat(127 + 12), exponent), 23);
-    // A scale of zero makes all codes zero.
-    v128.store(powers, v128.andnot(power, i32x4.eq(codes, zeros)));
-    const divisor = f32x4.convert_i32x4_s(i32x4.max_s(n, i32x4.splat(1)));
-    v128.store(inverses, f32x4.div(f32x4.splat(1), divisor));
-    packGroups(x, 0, output + 4);
-    packGroups(x + 128, 2, output + 20);
+    storeNvfp4(x, toUe4m3(f32x4.div(sizes(x), f32x4.splat(6))), output);
     x += 4 * 64;
     output += 36;
   }

@@ -17,22 +17,26 @@ import { bytesOf } from "./pack";
   return reinterpret<f32>(largest<f32>(i32x4.max_s(a, b)));
 }
 
-/** Trits of four values: multiples of d rounded half away from zero. */
+/** Trits of four values: multiples of d rounded half away from zero, or half to even. */
 // @ts-ignore: decorator
-@inline function trits4(x: usize, inverse: v128): v128 {
+@inline function trits4(x: usize, inverse: v128, even: bool): v128 {
   const multiple = f32x4.mul(v128.load(x), inverse);
+  if (even) {
+    const below = f32x4.lt(multiple, f32x4.splat(-0.5));
+    return i32x4.sub(below, f32x4.gt(multiple, f32x4.splat(0.5)));
+  }
   const down = f32x4.le(multiple, f32x4.splat(-0.5));
   return i32x4.sub(down, f32x4.ge(multiple, f32x4.splat(0.5)));
 }
 
 /** Trits of 16 values as bytes. */
 // @ts-ignore: decorator
-@inline function trits16(x: usize, inverse: v128): v128 {
+@inline function trits16(x: usize, inverse: v128, even: bool): v128 {
   return bytesOf(
-    trits4(x, inverse),
-    trits4(x + 16, inverse),
-    trits4(x + 32, inverse),
-    trits4(x + 48, inverse),
+    trits4(x, inverse, even),
+    trits4(x + 16, inverse, even),
+    trits4(x + 32, inverse, even),
+    trits4(x + 48, inverse, even),
   );
 }
 
@@ -73,28 +77,33 @@ import { bytesOf } from "./pack";
 
 /** Sums of 16 bytes that take five values each, `apart` values apart. */
 // @ts-ignore: decorator
-@inline function five(x: usize, apart: usize, inverse: v128): v128 {
-  let sums = trits16(x, inverse);
-  sums = thrice(sums, trits16(x + 4 * apart, inverse));
-  sums = thrice(sums, trits16(x + 8 * apart, inverse));
-  sums = thrice(sums, trits16(x + 12 * apart, inverse));
-  return thrice(sums, trits16(x + 16 * apart, inverse));
+@inline function five(x: usize, apart: usize, inverse: v128, even: bool): v128 {
+  let sums = trits16(x, inverse, even);
+  sums = thrice(sums, trits16(x + 4 * apart, inverse, even));
+  sums = thrice(sums, trits16(x + 8 * apart, inverse, even));
+  sums = thrice(sums, trits16(x + 12 * apart, inverse, even));
+  return thrice(sums, trits16(x + 16 * apart, inverse, even));
+}
+
+/** Writes a TQ1_0 block; see `trits4`. */
+// @ts-ignore: decorator
+@inline export function storeTQ1_0(x: usize, d: f32, output: usize, even: bool): void {
+  const inverse = inverseOf(d);
+  v128.store(output, stretch(five(x, 32, inverse, even)));
+  v128.store(output, stretch(five(x + 4 * 16, 32, inverse, even)), 16);
+  v128.store(output, stretch(five(x + 4 * 160, 16, inverse, even)), 32);
+  // The last 16 values: four to a byte, four bytes; the fifth trit is -1.
+  const last = trits16(x + 4 * 240, inverse, even);
+  let sums = thrice(last, v128.shuffle<i32>(last, last, 1, 1, 1, 1));
+  sums = thrice(sums, v128.shuffle<i32>(last, last, 2, 2, 2, 2));
+  sums = thrice(sums, v128.shuffle<i32>(last, last, 3, 3, 3, 3));
+  store<i32>(output, i32x4.extract_lane(stretch(thrice(sums, i8x16.splat(-1))), 0), 48);
+  store<u16>(output, halfOf(d), 52);
 }
 
 export function tq1_0(x: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 256) {
-    const d = sizeOf(x, 256);
-    const inverse = inverseOf(d);
-    v128.store(output, stretch(five(x, 32, inverse)));
-    v128.store(output, stretch(five(x + 4 * 16, 32, inverse)), 16);
-    v128.store(output, stretch(five(x + 4 * 160, 16, inverse)), 32);
-    // The last 16 values: four to a byte, four bytes; the fifth trit is -1.
-    const last = trits16(x + 4 * 240, inverse);
-    let sums = thrice(last, v128.shuffle<i32>(last, last, 1, 1, 1, 1));
-    sums = thrice(sums, v128.shuffle<i32>(last, last, 2, 2, 2, 2));
-    sums = thrice(sums, v128.shuffle<i32>(last, last, 3, 3, 3, 3));
-    store<i32>(output, i32x4.extract_lane(stretch(thrice(sums, i8x16.splat(-1))), 0), 48);
-    store<u16>(output, halfOf(d), 52);
+    storeTQ1_0(x, sizeOf(x, 256), output, false);
     x += 4 * 256;
     output += 54;
   }
@@ -108,37 +117,52 @@ export function tq1_0(x: usize, output: usize, values: i32): void {
 
 /** Bytes of 64 values that lie 32 apart in four runs of 16. */
 // @ts-ignore: decorator
-@inline function planes(x: usize, inverse: v128): v128 {
-  let sums = trits16(x + 4 * 96, inverse);
-  sums = fourfold(sums, trits16(x + 4 * 64, inverse));
-  sums = fourfold(sums, trits16(x + 4 * 32, inverse));
-  sums = fourfold(sums, trits16(x, inverse));
+@inline function planes(x: usize, inverse: v128, even: bool): v128 {
+  let sums = trits16(x + 4 * 96, inverse, even);
+  sums = fourfold(sums, trits16(x + 4 * 64, inverse, even));
+  sums = fourfold(sums, trits16(x + 4 * 32, inverse, even));
+  sums = fourfold(sums, trits16(x, inverse, even));
   // 1 on each of the four levels.
   return i8x16.add(sums, i8x16.splat(85));
 }
 
+/** Writes a TQ2_0 block; see `trits4`. */
+// @ts-ignore: decorator
+@inline export function storeTQ2_0(x: usize, d: f32, output: usize, even: bool): void {
+  const inverse = inverseOf(d);
+  v128.store(output, planes(x, inverse, even));
+  v128.store(output, planes(x + 4 * 16, inverse, even), 16);
+  v128.store(output, planes(x + 4 * 128, inverse, even), 32);
+  v128.store(output, planes(x + 4 * 144, inverse, even), 48);
+  store<u16>(output, halfOf(d), 64);
+}
+
 export function tq2_0(x: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 256) {
-    const d = sizeOf(x, 256);
-    const inverse = inverseOf(d);
-    v128.store(output, planes(x, inverse));
-    v128.store(output, planes(x + 4 * 16, inverse), 16);
-    v128.store(output, planes(x + 4 * 128, inverse), 32);
-    v128.store(output, planes(x + 4 * 144, inverse), 48);
-    store<u16>(output, halfOf(d), 64);
+    storeTQ2_0(x, sizeOf(x, 256), output, false);
     x += 4 * 256;
     output += 66;
   }
 }
 
-/** Sums of 4^n · trit over each four of 16 values. */
+/** Sums of 4^n · level over each four of 16 levels. */
 // @ts-ignore: decorator
-@inline function fours(x: usize, inverse: v128): v128 {
+@inline export function joinFours(a: v128, b: v128, c: v128, d: v128): v128 {
   const ones = i32x4.splat(1 | (4 << 16));
-  const low = i16x8.narrow_i32x4_s(trits4(x, inverse), trits4(x + 16, inverse));
-  const high = i16x8.narrow_i32x4_s(trits4(x + 32, inverse), trits4(x + 48, inverse));
+  const low = i16x8.narrow_i32x4_s(a, b);
+  const high = i16x8.narrow_i32x4_s(c, d);
   const pairs = i16x8.narrow_i32x4_s(i32x4.dot_i16x8_s(low, ones), i32x4.dot_i16x8_s(high, ones));
   return i32x4.dot_i16x8_s(pairs, i32x4.splat(1 | (16 << 16)));
+}
+
+// @ts-ignore: decorator
+@inline function fours(x: usize, inverse: v128): v128 {
+  return joinFours(
+    trits4(x, inverse, false),
+    trits4(x + 16, inverse, false),
+    trits4(x + 32, inverse, false),
+    trits4(x + 48, inverse, false),
+  );
 }
 
 export function q2_0(x: usize, output: usize, values: i32): void {

@@ -1,4 +1,8 @@
+import { searchMXFP4, searchNVFP4 } from "./fp4";
 import { searchAffine } from "./k-affine";
+import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
+import { searchQ1_0 } from "./signs";
+import { searchQ3_K, searchQ6_K } from "./symmetric";
 
 /**
  * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
@@ -7,6 +11,33 @@ import { searchAffine } from "./k-affine";
  * @param weights importance of these values, or 0 for weights of 1
  */
 export function searchBlocks(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
-  if (target == 10 || target == 12 || target == 13) return searchAffine(target, x, weights, output, values);
+  switch (target) {
+    case 2:
+      return searchQ4_0(x, weights, output, values);
+    case 6:
+      return searchQ5_0(x, weights, output, values);
+    case 8:
+      return searchQ8_0(x, weights, output, values);
+    case 10:
+    case 12:
+    case 13:
+      return searchAffine(target, x, weights, output, values);
+    case 11:
+      return searchQ3_K(x, weights, output, values);
+    case 14:
+      return searchQ6_K(x, weights, output, values);
+    case 34:
+      return searchTQ1_0(x, weights, output, values);
+    case 35:
+      return searchTQ2_0(x, weights, output, values);
+    case 39:
+      return searchMXFP4(x, weights, output, values);
+    case 40:
+      return searchNVFP4(x, weights, output, values);
+    case 41:
+      return searchQ1_0(x, weights, output, values);
+    case 42:
+      return searchQ2_0(x, weights, output, values);
+  }
   unreachable();
 }

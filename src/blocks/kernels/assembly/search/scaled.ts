@@ -1,0 +1,134 @@
+// Types with one scale a block and levels around 0.
+
+import { halfOf } from "../half";
+import { lane0, lane1, lane2, lane3 } from "../legacy/lanes";
+import { bytesOf, MAGIC, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
+import { joinFours, storeTQ1_0, storeTQ2_0 } from "../legacy/ternary";
+import { turnBlocks } from "./lanes";
+import { searchScale } from "./scale";
+
+const Q4_0 = 2;
+const Q5_0 = 6;
+const Q8_0 = 8;
+const TQ1_0 = 34;
+const TQ2_0 = 35;
+const Q2_0 = 42;
+
+/** Levels of four values, as integers above `lowest`. */
+// @ts-ignore: decorator
+@inline function levels4(x: usize, inverse: v128, lowest: i32, highest: i32, above: i32): v128 {
+  const units = f32x4.mul(v128.load(x), inverse);
+  const within = f32x4.pmax(f32x4.pmin(units, f32x4.splat(<f32>highest)), f32x4.splat(<f32>lowest));
+  return i32x4.sub(f32x4.add(within, f32x4.splat(MAGIC)), i32x4.splat(MAGIC_BITS + above));
+}
+
+// @ts-ignore: decorator
+@inline function levels16(x: usize, inverse: v128, lowest: i32, highest: i32, above: i32): v128 {
+  return bytesOf(
+    levels4(x, inverse, lowest, highest, above),
+    levels4(x + 16, inverse, lowest, highest, above),
+    levels4(x + 32, inverse, lowest, highest, above),
+    levels4(x + 48, inverse, lowest, highest, above),
+  );
+}
+
+// @ts-ignore: decorator
+@inline function fours(x: usize, inverse: v128): v128 {
+  return joinFours(
+    levels4(x, inverse, -1, 2, -1),
+    levels4(x + 16, inverse, -1, 2, -1),
+    levels4(x + 32, inverse, -1, 2, -1),
+    levels4(x + 48, inverse, -1, 2, -1),
+  );
+}
+
+/** Writes a block with its scale as the half stores it. */
+// @ts-ignore: decorator
+@inline function storeBlock(type: i32, x: usize, d: f32, output: usize): void {
+  if (type == TQ1_0) return storeTQ1_0(x, d, output, true);
+  if (type == TQ2_0) return storeTQ2_0(x, d, output, true);
+  store<u16>(output, halfOf(d));
+  const inverse = f32x4.splat(d == 0 ? 0 : 1 / d);
+  if (type == Q4_0) {
+    packNibbles(levels16(x, inverse, -8, 7, -8), levels16(x + 64, inverse, -8, 7, -8), output + 2);
+  } else if (type == Q5_0) {
+    packFifths(levels16(x, inverse, -16, 15, -16), levels16(x + 64, inverse, -16, 15, -16), output + 2);
+  } else if (type == Q8_0) {
+    v128.store(output, levels16(x, inverse, -127, 127, 0), 2);
+    v128.store(output, levels16(x + 64, inverse, -127, 127, 0), 18);
+  } else {
+    const low = i16x8.narrow_i32x4_s(fours(x, inverse), fours(x + 64, inverse));
+    const high = i16x8.narrow_i32x4_s(fours(x + 128, inverse), fours(x + 192, inverse));
+    v128.store(output, i8x16.narrow_i16x8_u(low, high), 2);
+  }
+}
+
+// @ts-ignore: decorator
+@inline function find(type: i32, weighted: bool): v128 {
+  if (type == Q4_0) return searchScale(32, weighted, -8, 7, 6, 19, 1.03, 4, 1.15, 3, 0.006, 3);
+  if (type == Q5_0) return searchScale(32, weighted, -16, 15, 12, 19, 1.03, 4, 1.15, 3, 0.006, 3);
+  if (type == Q8_0) return searchScale(32, weighted, -127, 127, 120, 7, 1.0086, 0, 1, 0, 0, 2);
+  if (type == Q2_0) return searchScale(64, weighted, -1, 2, 1, 7, 1.32, 0, 1, 1, 0.06, 2);
+  return searchScale(256, weighted, -1, 1, 0.7, 7, 1.35, 0, 1, 1, 0.06, 2);
+}
+
+// @ts-ignore: decorator
+@inline function encodeBlocks(
+  type: i32,
+  x: usize,
+  importance: usize,
+  output: usize,
+  values: i32,
+  own: i32,
+  bytes: usize,
+  weighted: bool,
+): void {
+  for (let blocks = values / own; blocks > 0; blocks -= 4) {
+    turnBlocks(x, own, blocks, importance, weighted);
+    const d = find(type, weighted);
+    storeBlock(type, lane0, f32x4.extract_lane(d, 0), output);
+    if (blocks > 1) storeBlock(type, lane1, f32x4.extract_lane(d, 1), output + bytes);
+    if (blocks > 2) storeBlock(type, lane2, f32x4.extract_lane(d, 2), output + 2 * bytes);
+    if (blocks > 3) storeBlock(type, lane3, f32x4.extract_lane(d, 3), output + 3 * bytes);
+    x += 16 * <usize>own;
+    output += 4 * bytes;
+  }
+}
+
+// @ts-ignore: decorator
+@inline function encode(
+  type: i32,
+  x: usize,
+  weights: usize,
+  output: usize,
+  values: i32,
+  own: i32,
+  bytes: usize,
+): void {
+  if (weights === 0) encodeBlocks(type, x, 0, output, values, own, bytes, false);
+  else encodeBlocks(type, x, weights - x, output, values, own, bytes, true);
+}
+
+export function searchQ4_0(x: usize, weights: usize, output: usize, values: i32): void {
+  encode(Q4_0, x, weights, output, values, 32, 18);
+}
+
+export function searchQ5_0(x: usize, weights: usize, output: usize, values: i32): void {
+  encode(Q5_0, x, weights, output, values, 32, 22);
+}
+
+export function searchQ8_0(x: usize, weights: usize, output: usize, values: i32): void {
+  encode(Q8_0, x, weights, output, values, 32, 34);
+}
+
+export function searchTQ1_0(x: usize, weights: usize, output: usize, values: i32): void {
+  encode(TQ1_0, x, weights, output, values, 256, 54);
+}
+
+export function searchTQ2_0(x: usize, weights: usize, output: usize, values: i32): void {
+  encode(TQ2_0, x, weights, output, values, 256, 66);
+}
+
+export function searchQ2_0(x: usize, weights: usize, output: usize, values: i32): void {
+  encode(Q2_0, x, weights, output, values, 64, 18);
+}

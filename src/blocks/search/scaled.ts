@@ -1,0 +1,94 @@
+import { floatToHalf } from "../floats.js";
+import { storeLevels } from "../encode/legacy.js";
+import { storeQ2_0, storeTQ1_0, storeTQ2_0 } from "../encode/ternary.js";
+import type { Encoder } from "../types.js";
+import { blockWeights } from "./importance.js";
+import { inverseOf, levelOf, searchScale, type ScaleSearch } from "./scale.js";
+
+/** Writes a block from its scale and levels, which are counted from the lowest. */
+type Store = (levels: Uint8Array, d: number, out: Uint8Array, at: number) => void;
+
+function encoder(search: ScaleSearch, values: number, bytes: number, store: Store): Encoder {
+  return (row, out, importance) => {
+    for (let o = 0, at = 0; o < row.length; o += values, at += bytes) {
+      const block = row.subarray(o, o + values);
+      const weights = blockWeights(values, importance?.subarray(o, o + values));
+      const d = searchScale(search, block, weights);
+      const levels = Uint8Array.from(block, (x) => levelOf(x * inverseOf(d), search) - search.lowest);
+      store(levels, d, out, at);
+    }
+  };
+}
+
+/** Levels −bound…bound − 1: the best scale puts the largest value beyond the last level, seldom before it. */
+function halves(bound: number): ScaleSearch {
+  return {
+    lowest: -bound,
+    highest: bound - 1,
+    first: 0.75 * bound,
+    near: 19,
+    nearRatio: 1.03,
+    far: 4,
+    farRatio: 1.15,
+    fine: 3,
+    fineStep: 0.006,
+    rounds: 3,
+  };
+}
+
+/** Levels that most values lie within half of: the best scale may be far below the largest value. */
+const trits: ScaleSearch = {
+  lowest: -1,
+  highest: 1,
+  first: 0.7,
+  near: 7,
+  nearRatio: 1.35,
+  far: 0,
+  farRatio: 1,
+  fine: 1,
+  fineStep: 0.06,
+  rounds: 2,
+};
+
+/** Q4_0: levels −8…7 for 32 values. */
+export const searchQ4_0 = encoder(halves(8), 32, 18, (levels, d, out, at) =>
+  storeLevels(levels, { scale: d, offset: 0 }, { offset: false, fifth: false }, out, at),
+);
+
+/** Q5_0: levels −16…15 for 32 values. */
+export const searchQ5_0 = encoder(halves(16), 32, 22, (levels, d, out, at) =>
+  storeLevels(levels, { scale: d, offset: 0 }, { offset: false, fifth: true }, out, at),
+);
+
+/** Q8_0: levels −127…127 for 32 values; some kernels of runtimes cannot bear −128. */
+export const searchQ8_0 = encoder(
+  {
+    lowest: -127,
+    highest: 127,
+    first: 120,
+    near: 7,
+    nearRatio: 1.0086,
+    far: 0,
+    farRatio: 1,
+    fine: 0,
+    fineStep: 0,
+    rounds: 2,
+  },
+  32,
+  34,
+  (levels, d, out, at) => {
+    const half = floatToHalf(d);
+    out[at] = half;
+    out[at + 1] = half >>> 8;
+    for (const [j, level] of levels.entries()) out[at + 2 + j] = level - 127;
+  },
+);
+
+/** Q2_0: levels −1…2 for 64 values. */
+export const searchQ2_0 = encoder({ ...trits, highest: 2, first: 1, nearRatio: 1.32 }, 64, 18, storeQ2_0);
+
+/** TQ1_0: levels −1…1 for 256 values. */
+export const searchTQ1_0 = encoder(trits, 256, 54, storeTQ1_0);
+
+/** TQ2_0: levels −1…1 for 256 values. */
+export const searchTQ2_0 = encoder(trits, 256, 66, storeTQ2_0);
