@@ -50,23 +50,14 @@ export function storeQ1_0(x: usize, half: i32, output: usize): void {
 
 export function q1_0(x: usize, output: usize, values: i32): void {
   for (let blocks = values / VALUES; blocks > 0; blocks -= 4) {
-<<<<<<< HEAD
     const lane1 = laneAt(1, x, 4 * VALUES, blocks);
     const lane2 = laneAt(2, x, 4 * VALUES, blocks);
     const lane3 = laneAt(3, x, 4 * VALUES, blocks);
     const means = halves(f32x4.mul(sums(x, lane1, lane2, lane3), f32x4.splat(1.0 / 128)));
-    storeBlock(x, i32x4.extract_lane(means, 0), output);
-    if (blocks > 1) storeBlock(lane1, i32x4.extract_lane(means, 1), output + BYTES);
-    if (blocks > 2) storeBlock(lane2, i32x4.extract_lane(means, 2), output + 2 * BYTES);
-    if (blocks > 3) storeBlock(lane3, i32x4.extract_lane(means, 3), output + 3 * BYTES);
-=======
-    pointLanes(x, 4 * VALUES, blocks);
-    const means = halves(f32x4.mul(sums(), f32x4.splat(1.0 / 128)));
-    storeQ1_0(lane0, i32x4.extract_lane(means, 0), output);
+    storeQ1_0(x, i32x4.extract_lane(means, 0), output);
     if (blocks > 1) storeQ1_0(lane1, i32x4.extract_lane(means, 1), output + BYTES);
     if (blocks > 2) storeQ1_0(lane2, i32x4.extract_lane(means, 2), output + 2 * BYTES);
     if (blocks > 3) storeQ1_0(lane3, i32x4.extract_lane(means, 3), output + 3 * BYTES);
->>>>>>> s-legacy
     x += 4 * 4 * VALUES;
     output += 4 * BYTES;
   }

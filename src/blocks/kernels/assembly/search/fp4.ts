@@ -1,8 +1,7 @@
 // MXFP4 and NVFP4: see `src/blocks/search/fp4.ts`, which says the same for one block.
 
 import { exponentOf, storeMxfp4, storeNvfp4, toUe4m3 } from "../legacy/fp4";
-import { lane0, lane1, lane2, lane3 } from "../legacy/lanes";
-import { turnBlocks, turned, WEIGHTS } from "./lanes";
+import { lane0, lane1, lane2, lane3, turnBlocks, turned, WEIGHTS } from "./lanes";
 
 /** The best code so far, and its error. */
 let best: v128 = i32x4.splat(0);

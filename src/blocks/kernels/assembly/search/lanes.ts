@@ -1,6 +1,13 @@
 // Blocks of the searches as lanes: lane k of a vector belongs to the k-th of four neighbouring blocks.
 
-import { lane0, lane1, lane2, lane3, pointLanes, turn } from "../legacy/lanes";
+import { laneAt } from "../legacy/lanes";
+import { turn } from "../turn";
+
+/** Where the blocks of the four lanes start; lanes past the last block repeat it. */
+export let lane0: usize = 0;
+export let lane1: usize = 0;
+export let lane2: usize = 0;
+export let lane3: usize = 0;
 
 /** Most values of a block. */
 const MOST: usize = 256;
@@ -16,15 +23,7 @@ const LEAST: f32 = reinterpret<f32>(27 << 23);
 /** Stores the blocks of the four lanes, or what lies `apart` behind them. */
 // @ts-ignore: decorator
 @inline function turnLanes(apart: usize, values: usize, to: usize): void {
-  for (let at: usize = 0; at < 4 * values; at += 16) {
-    turn(
-      v128.load(lane0 + apart + at),
-      v128.load(lane1 + apart + at),
-      v128.load(lane2 + apart + at),
-      v128.load(lane3 + apart + at),
-      to + 4 * at,
-    );
-  }
+  turn(lane0 + apart, lane1 + apart, lane2 + apart, lane3 + apart, values, to);
 }
 
 /** Puts the importances in units of the largest of their block, so that no sum over- or underflows. */
@@ -57,7 +56,10 @@ const LEAST: f32 = reinterpret<f32>(27 << 23);
   importance: usize,
   weighted: bool,
 ): void {
-  pointLanes(x, 4 * values, blocks);
+  lane0 = x;
+  lane1 = laneAt(1, x, 4 * values, blocks);
+  lane2 = laneAt(2, x, 4 * values, blocks);
+  lane3 = laneAt(3, x, 4 * values, blocks);
   turnLanes(0, values, turned);
   if (!weighted) return;
   turnLanes(importance, values, turned + WEIGHTS);

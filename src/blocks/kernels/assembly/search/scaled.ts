@@ -1,10 +1,10 @@
 // Types with one scale a block and levels around 0.
 
 import { halfOf } from "../half";
-import { lane0, lane1, lane2, lane3 } from "../legacy/lanes";
-import { bytesOf, MAGIC, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
+import { bytesOf, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
 import { joinFours, storeTQ1_0, storeTQ2_0 } from "../legacy/ternary";
-import { turnBlocks } from "./lanes";
+import { MAGIC } from "../rounding";
+import { lane0, lane1, lane2, lane3, turnBlocks } from "./lanes";
 import { searchScale } from "./scale";
 
 const Q4_0 = 2;

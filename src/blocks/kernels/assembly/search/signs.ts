@@ -1,9 +1,8 @@
 // Q1_0: 128 values share a magnitude, and the weighted mean is the best.
 
 import { halves } from "../half";
-import { lane0, lane1, lane2, lane3 } from "../legacy/lanes";
 import { q1_0, storeQ1_0 } from "../legacy/signs";
-import { PRODUCTS, turnBlocks, turned, WEIGHTS } from "./lanes";
+import { lane0, lane1, lane2, lane3, PRODUCTS, turnBlocks, turned, WEIGHTS } from "./lanes";
 
 export function searchQ1_0(x: usize, weights: usize, output: usize, values: i32): void {
   if (weights === 0) return q1_0(x, output, values);
