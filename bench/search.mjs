@@ -123,7 +123,10 @@ function scanScales({ levels, scales }, values, weights) {
   const top = Math.max(...levels.map(Math.abs));
   const candidates =
     scales ??
-    halves.slice(floatToHalf((most / top) * 0.3), floatToHalf(Math.min(65504, (most / top) * 4)) + 1);
+    halves.slice(
+      floatToHalf((most / top) * (top > 4 ? 0.3 : 0.02)),
+      floatToHalf(Math.min(65504, (most / top) * 4)) + 1,
+    );
   let best = Infinity;
   for (const scale of candidates) {
     for (const sign of scales === undefined ? [1, -1] : [1]) {

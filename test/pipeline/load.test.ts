@@ -58,6 +58,30 @@ describe("llama.cpp loads and runs", () => {
     }
   });
 
+  it("experts whose rows divide for Q2_0 and IQ4_NL only, in the nearest of both", async () => {
+    const folder = join(scratchFolder(), "experts");
+    await makeCheckpoint(folder, { kind: "moe" });
+    for (const [mix, expected] of [
+      ["Q2_K", "Q2_0"],
+      ["Q3_K_S", "IQ4_NL"],
+    ] as const) {
+      const [artifact] = await convert(
+        convertRequest({
+          source: folder,
+          types: [mix],
+          typeNames: { fallback: "near", tensorTypes: [{ pattern: "ffn_down", type: mix.slice(0, 4) }] },
+          method: "search",
+        }),
+        silent,
+        new AbortController().signal,
+      );
+      const down = artifact?.tensors.filter(({ name }) => /ffn_down.*weight$/.test(name)) ?? [];
+      expect(new Set(down.map(({ type }) => type))).toEqual(new Set([expected]));
+      const values = await scores(artifact?.files[0] ?? "");
+      expect(values.every((value) => Number.isFinite(value) && value > 0)).toBe(true);
+    }
+  });
+
   it("a split set, from its first part", async () => {
     const whole = await convertFixture("Q8_0");
     const split = await convertFixture("Q8_0", { splitMaxBytes: 1024 ** 2 });
