@@ -1,5 +1,6 @@
-// Trials of the sub-blocks of the affine types: see `blocks/search/k-affine-fit.ts`, whose operations these are.
+// Trials of the sub-blocks of the affine types: see `blocks/search/k-affine.ts`.
 
+import { aim, errorOf, fitted, keep, keepFit, NEXT_TRIAL, storeFit, sumTrials, trials } from "./k-affine-fit";
 import { levelAbove, levelBelow, lossOf } from "./k-affine-loss";
 import {
   clamp,
@@ -10,7 +11,6 @@ import {
   GGML_SCALE,
   INVERSE,
   inverseOf,
-  lanesOf,
   LEVEL,
   LOWEST,
   MEAN,
@@ -18,142 +18,15 @@ import {
   PULL,
   SCALE,
   SCALE_LEVEL,
-  SHARE,
   SHIFT,
-  SQUARE,
-  STRIDE,
-  VARIANCE,
-  zero,
 } from "./k-affine-lanes";
 
 /** Steps of the sequence that moves trials: see `moveAim` in the reference. */
 const FIRST_STEP: u32 = 3242174889;
 const SECOND_STEP: u32 = 2447445414;
 
-/**
- * Trials of two groups: where their levels come from, and the sums of these. The groups go one after the other
- * through a step, so that one need not wait for the other's last operations.
- */
-const trials: usize = memory.data(2 * 96, 16);
-const NEXT_TRIAL: usize = 96;
-const TRIED_INVERSE: usize = 0;
-const TRIED_REST: usize = 16;
-const SUM_L: usize = 32;
-const SUM_LL: usize = 48;
-const SUM_LX: usize = 64;
-/** The level that levels are counted from. */
-const ORIGIN: usize = 80;
-
-/** The fit of a trial and its levels of scale and offset, in the fields of `k-affine-lanes.ts`. */
-const fitted: usize = memory.data(16 * 64, 16);
-
 /** The step of scales, its inverse and these of offsets, four lanes each. */
 const steps: usize = memory.data(4 * 16, 16);
-
-// @ts-ignore: decorator
-@inline function levelOf(x: v128, inverse: v128, rest: v128, low: v128, high: v128): v128 {
-  const spread = f32x4.add(f32x4.mul(x, inverse), rest);
-  return f32x4.nearest(f32x4.pmax(f32x4.pmin(spread, high), low));
-}
-
-/**
- * Sums of a trial's levels. Equal weights are a power of two each: products with them can wait for the end and
- * keep their bits.
- */
-// @ts-ignore: decorator
-@inline function sumLevels(trial: usize, from: usize, count: usize, topLevel: f32, weighted: bool): void {
-  const top = f32x4.splat(topLevel);
-  const inverse = v128.load(trial, TRIED_INVERSE);
-  const rest = v128.load(trial, TRIED_REST);
-  const origin = v128.load(trial, ORIGIN);
-  const low = f32x4.neg(origin);
-  const high = f32x4.sub(top, origin);
-  let sumL = zero();
-  let sumLL = zero();
-  let sumLX = zero();
-  const end = from + count * STRIDE;
-  for (let at = from; at < end; at += STRIDE) {
-    const x = v128.load(at);
-    const level = levelOf(x, inverse, rest, low, high);
-    const product = weighted ? f32x4.mul(v128.load(at, SHARE), level) : level;
-    sumL = f32x4.add(sumL, product);
-    sumLL = f32x4.add(sumLL, f32x4.mul(product, level));
-    sumLX = f32x4.add(sumLX, f32x4.mul(product, x));
-  }
-  const share = f32x4.splat(weighted ? 1 : 1 / <f32>count);
-  v128.store(trial, weighted ? sumL : f32x4.mul(sumL, share), SUM_L);
-  v128.store(trial, weighted ? sumLL : f32x4.mul(sumLL, share), SUM_LL);
-  v128.store(trial, weighted ? sumLX : f32x4.mul(sumLX, share), SUM_LX);
-}
-
-function sumWeighted(trial: usize, from: usize, count: usize, top: f32): void {
-  sumLevels(trial, from, count, top, true);
-}
-
-function sumEven(trial: usize, from: usize, count: usize, top: f32): void {
-  sumLevels(trial, from, count, top, false);
-}
-
-/** Where the best offset for a trial's levels would be below 0. */
-// @ts-ignore: decorator
-@inline function heldAt0(scale: v128, level: v128, mean: v128): v128 {
-  return f32x4.lt(f32x4.sub(f32x4.mul(scale, level), mean), zero());
-}
-
-/** Error of a group's trial; infinite where its levels tell nothing of a scale. */
-// @ts-ignore: decorator
-@inline function errorOf(trial: usize, at: usize): v128 {
-  const sumL = v128.load(trial, SUM_L);
-  const sumLX = v128.load(trial, SUM_LX);
-  const mean = v128.load(at, MEAN);
-  const curvature = f32x4.sub(v128.load(trial, SUM_LL), f32x4.mul(sumL, sumL));
-  const scale = f32x4.div(sumLX, curvature);
-  const level = f32x4.add(sumL, v128.load(trial, ORIGIN));
-  let error = f32x4.sub(v128.load(at, VARIANCE), f32x4.mul(scale, sumLX));
-  const held = heldAt0(scale, level, mean);
-  if (v128.any_true(held)) {
-    const heldCurvature = f32x4.add(curvature, f32x4.mul(level, level));
-    const heldLX = f32x4.add(sumLX, f32x4.mul(level, mean));
-    const gained = f32x4.mul(f32x4.div(heldLX, heldCurvature), heldLX);
-    error = v128.bitselect(f32x4.sub(v128.load(at, SQUARE), gained), error, held);
-  }
-  const some = v128.and(f32x4.gt(curvature, zero()), f32x4.gt(sumLX, zero()));
-  return v128.bitselect(error, f32x4.splat(Infinity), some);
-}
-
-/** Stores the fit of a trial: see `Fit` in the reference. */
-function storeFit(trial: usize, at: usize): void {
-  const sumL = v128.load(trial, SUM_L);
-  const sumLX = v128.load(trial, SUM_LX);
-  const mean = v128.load(at, MEAN);
-  const curvature = f32x4.sub(v128.load(trial, SUM_LL), f32x4.mul(sumL, sumL));
-  const free = f32x4.div(sumLX, curvature);
-  const level = f32x4.add(sumL, v128.load(trial, ORIGIN));
-  const held = heldAt0(free, level, mean);
-  const heldCurvature = f32x4.add(curvature, f32x4.mul(level, level));
-  const heldLX = f32x4.add(sumLX, f32x4.mul(level, mean));
-  const scale = v128.bitselect(f32x4.div(heldLX, heldCurvature), free, held);
-  const inverse = f32x4.div(f32x4.splat(1), scale);
-  v128.store(fitted, scale, SCALE);
-  v128.store(fitted, v128.bitselect(heldCurvature, curvature, held), CURVATURE);
-  v128.store(fitted, v128.andnot(level, held), LEVEL);
-  v128.store(fitted, v128.andnot(mean, held), PULL);
-  v128.store(fitted, inverse, INVERSE);
-  v128.store(fitted, v128.bitselect(f32x4.mul(mean, inverse), level, held), SHIFT);
-}
-
-// @ts-ignore: decorator
-@inline function keep(at: usize, numbers: v128, where: v128, field: usize): void {
-  v128.store(at + field, v128.bitselect(numbers, v128.load(at + field), where));
-}
-
-/** Takes the stored fit over in some lanes. */
-function keepFit(at: usize, error: v128, where: v128): void {
-  keep(at, error, where, ERROR);
-  for (let field = SCALE; field <= SHIFT; field += SHIFT - INVERSE) {
-    keep(at, v128.load(fitted + field), where, field);
-  }
-}
 
 /** How trials move the levels: a shift and a stretch of each, 8 bytes a trial. */
 const moves: usize = memory.data(256 * 8, 16);
@@ -174,15 +47,6 @@ export function prepareMoves(after: i32, count: i32, radius: f32, width: f32, to
     store<f32>(at, low);
     store<f32>(at, <f32>1 / (<f32>1 + (low + high) / top), 4);
   }
-}
-
-/** Aims a trial; levels are counted from the one nearest to the mean. */
-// @ts-ignore: decorator
-@inline function aim(trial: usize, inverse: v128, shift: v128, top: v128): void {
-  const origin = f32x4.nearest(clamp(shift, top));
-  v128.store(trial, inverse, TRIED_INVERSE);
-  v128.store(trial, f32x4.sub(shift, origin), TRIED_REST);
-  v128.store(trial, origin, ORIGIN);
 }
 
 /** Moves both ends of a group's levels. */
@@ -213,20 +77,6 @@ export function prepareMoves(after: i32, count: i32, radius: f32, width: f32, to
 // @ts-ignore: decorator
 @inline function aimAtBest(trial: usize, at: usize, top: v128): void {
   aim(trial, v128.load(at, INVERSE), v128.load(at, SHIFT), top);
-}
-
-/** Sums of the trials of the groups from sub-block `s` on. */
-// @ts-ignore: decorator
-@inline function sumTrials(s: usize, count: usize, top: f32, weighted: bool): void {
-  const a = lanesOf(s, count);
-  const b = lanesOf(s + 4, count);
-  if (weighted) {
-    sumWeighted(trials, a, count, top);
-    sumWeighted(trials + NEXT_TRIAL, b, count, top);
-  } else {
-    sumEven(trials, a, count, top);
-    sumEven(trials + NEXT_TRIAL, b, count, top);
-  }
 }
 
 // @ts-ignore: decorator
