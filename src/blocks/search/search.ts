@@ -1,4 +1,5 @@
 import { searchMXFP4, searchNVFP4 } from "./fp4.js";
+import { searchQ4_1, searchQ5_1 } from "./offset.js";
 import {
   searchQ2_0,
   searchQ4_0,
@@ -17,6 +18,8 @@ import type { BlockTypeName, Encoder } from "../types.js";
 export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map([
   ["Q4_0", searchQ4_0],
   ["Q5_0", searchQ5_0],
+  ["Q4_1", searchQ4_1],
+  ["Q5_1", searchQ5_1],
   ["Q8_0", searchQ8_0],
   ["Q2_0", searchQ2_0],
   ["TQ1_0", searchTQ1_0],
