@@ -29,6 +29,8 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>([
   "Q4_0",
   "Q5_0",
+  "Q4_1",
+  "Q5_1",
   "Q8_0",
   "Q2_K",
   "Q3_K",

@@ -68,9 +68,9 @@ export function searchMXFP4(row: Float32Array, out: Uint8Array, importance?: Flo
   }
 }
 
-/** How far around the code that puts the largest magnitude at 6 the codes are tried: from half to 1.5 times. */
-const below = 9;
-const above = 4;
+/** How far around the code that puts the largest magnitude at 6 the codes are tried: from 3/5 to nearly twice. */
+const below = 6;
+const above = 7;
 
 /** NVFP4 of whole blocks: a UE4M3 scale for every 16 of 64 values. ggml's is the first that is tried. */
 export function searchNVFP4(row: Float32Array, out: Uint8Array, importance?: Float32Array): void {

@@ -1,6 +1,7 @@
 import type { BlockTypeName, Encoder } from "../types.js";
 import { searchMXFP4, searchNVFP4 } from "./fp4.js";
 import { searchQ2_K, searchQ4_K, searchQ5_K } from "./k-affine.js";
+import { searchQ4_1, searchQ5_1 } from "./offset.js";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled.js";
 import { searchQ1_0 } from "./signs.js";
 import { searchQ3_K, searchQ6_K } from "./symmetric.js";
@@ -12,6 +13,8 @@ import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeName, Encoder>([
   ["Q4_0", searchQ4_0],
   ["Q5_0", searchQ5_0],
+  ["Q4_1", searchQ4_1],
+  ["Q5_1", searchQ5_1],
   ["Q8_0", searchQ8_0],
   ["Q2_K", searchQ2_K],
   ["Q3_K", searchQ3_K],

@@ -107,8 +107,8 @@ export function searchMXFP4(x: usize, weights: usize, output: usize, values: i32
 }
 
 /** Codes below and above the one that puts the largest magnitude at 6. */
-const BELOW: i32 = 9;
-const ABOVE: i32 = 4;
+const BELOW: i32 = 6;
+const ABOVE: i32 = 7;
 
 /** d of UE4M3 codes, which is half of what they say. */
 // @ts-ignore: decorator

@@ -1,5 +1,6 @@
 import { searchMXFP4, searchNVFP4 } from "./fp4";
 import { searchAffine } from "./k-affine";
+import { searchQ4_1, searchQ5_1 } from "./offset";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
 import { searchQ1_0 } from "./signs";
 import { searchQ3_K, searchQ6_K } from "./symmetric";
@@ -14,8 +15,12 @@ export function searchBlocks(target: i32, x: usize, weights: usize, output: usiz
   switch (target) {
     case 2:
       return searchQ4_0(x, weights, output, values);
+    case 3:
+      return searchQ4_1(x, weights, output, values);
     case 6:
       return searchQ5_0(x, weights, output, values);
+    case 7:
+      return searchQ5_1(x, weights, output, values);
     case 8:
       return searchQ8_0(x, weights, output, values);
     case 10:

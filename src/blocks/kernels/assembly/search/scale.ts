@@ -1,7 +1,7 @@
 // The scale of four blocks whose values are whole multiples of it: see `searchScale` in `src/blocks/search/scale.ts`,
 // which says the same for one block.
 
-import { halves } from "../half";
+import { inverseOf, stored } from "./halves";
 import { PRODUCTS, turned, WEIGHTS } from "./lanes";
 
 /** Largest magnitude that is nearest to 0 under every scale but 0 that a half can hold: 2^-25. */
@@ -83,24 +83,6 @@ function settle(tried: v128, product: v128, square: v128): void {
   }
   settle(a, productA, squareA);
   settle(b, opposite ? f32x4.neg(productB) : productB, squareB);
-}
-
-/** The half nearest to a scale as float32, the largest finite one at most. */
-function stored(scale: v128): v128 {
-  const most = f32x4.splat(65504);
-  const half = halves(f32x4.pmax(f32x4.pmin(scale, most), f32x4.neg(most)));
-  const magnitude = v128.and(half, i32x4.splat(0x7fff));
-  const normal = i32x4.add(i32x4.shl(magnitude, 13), i32x4.splat(112 << 23));
-  const subnormal = f32x4.mul(f32x4.convert_i32x4_s(magnitude), f32x4.splat(1.0 / 16777216.0));
-  const value = v128.bitselect(subnormal, normal, i32x4.lt_s(magnitude, i32x4.splat(0x400)));
-  return v128.or(value, i32x4.shl(v128.and(half, i32x4.splat(0x8000)), 16));
-}
-
-/** Inverse of stored scales; 0, which makes every level 0, for 0. */
-// @ts-ignore: decorator
-@inline export function inverseOf(scale: v128): v128 {
-  const zero = f32x4.eq(scale, i32x4.splat(0));
-  return v128.andnot(f32x4.div(f32x4.splat(1), scale), zero);
 }
 
 /** Takes a stored scale over where its error is the least so far; `refit` fits a scale to its levels. */
