@@ -26,7 +26,7 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 );
 
 /** Types that the kernels know a search for. */
-const searched: ReadonlySet<BlockTypeName> = new Set([]);
+const searched: ReadonlySet<BlockTypeName> = new Set(["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */
 const SLACK = 64;
