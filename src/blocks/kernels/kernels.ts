@@ -43,6 +43,11 @@ const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>([
   "TQ2_0",
   "MXFP4",
   "NVFP4",
+  "IQ2_XXS",
+  "IQ2_XS",
+  "IQ2_S",
+  "IQ3_XXS",
+  "IQ3_S",
 ]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */

@@ -5,6 +5,8 @@ import { searchQ4_1, searchQ5_1 } from "./offset.js";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled.js";
 import { searchQ1_0 } from "./signs.js";
 import { searchQ3_K, searchQ6_K } from "./symmetric.js";
+import { iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./lattice-kinds.js";
+import { latticeSearch } from "./lattice.js";
 
 /**
  * Encoders that look for the least Σ importance · (value − stored)², in plain TypeScript: what the kernels are
@@ -27,4 +29,9 @@ export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeN
   ["TQ2_0", searchTQ2_0],
   ["MXFP4", searchMXFP4],
   ["NVFP4", searchNVFP4],
+  ["IQ2_XXS", latticeSearch(iq2_xxs)],
+  ["IQ2_XS", latticeSearch(iq2_xs)],
+  ["IQ2_S", latticeSearch(iq2_s)],
+  ["IQ3_XXS", latticeSearch(iq3_xxs)],
+  ["IQ3_S", latticeSearch(iq3_s)],
 ]);

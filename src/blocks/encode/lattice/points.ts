@@ -15,6 +15,8 @@ export interface Lattice {
   indexOf(code: number): number;
   /** Points around a code that has none, nearest first, and among equally near ones the lower index first. */
   neighbours(code: number): readonly number[];
+  /** So many points around any code, in the same order. */
+  nearestPoints(code: number, count: number): readonly number[];
 }
 
 /**
@@ -35,7 +37,8 @@ function makeLattice(name: GridName, width: number, base: number, shells: number
   const target = new Uint8Array(width);
   const distances = new Uint16Array(points);
 
-  function findNeighbours(code: number): number[] {
+  /** Points in the order of their distances from a code, as many as have one of the least different distances. */
+  function findNeighbours(code: number, most: number): number[] {
     for (let k = 0, rest = code; k < width; k++) {
       target[k] = 2 * (rest % base) + 1;
       rest = Math.floor(rest / base);
@@ -48,7 +51,7 @@ function makeLattice(name: GridName, width: number, base: number, shells: number
       }
       distances[point] = distance;
     }
-    const nearest = [...new Set(distances)].toSorted((a, b) => a - b).slice(0, shells);
+    const nearest = [...new Set(distances)].toSorted((a, b) => a - b).slice(0, most);
     const list: number[] = [];
     for (const shell of nearest) {
       for (let point = 0; point < points; point++) if (distances[point] === shell) list.push(point);
@@ -57,6 +60,7 @@ function makeLattice(name: GridName, width: number, base: number, shells: number
   }
 
   const found = new Map<number, readonly number[]>();
+  const around = new Map<number, readonly number[]>();
   return {
     width,
     base,
@@ -65,8 +69,16 @@ function makeLattice(name: GridName, width: number, base: number, shells: number
     neighbours(code) {
       let list = found.get(code);
       if (list === undefined) {
-        list = findNeighbours(code);
+        list = findNeighbours(code, shells);
         found.set(code, list);
+      }
+      return list;
+    },
+    nearestPoints(code, count) {
+      let list = around.get(code);
+      if (list === undefined || list.length !== count) {
+        list = findNeighbours(code, count).slice(0, count);
+        around.set(code, list);
       }
       return list;
     },

@@ -1,6 +1,7 @@
 import { encodeIQ2 } from "./iq2";
 import { encodeIQ3 } from "./iq3";
-import { latticeTableBytes as bytesOf, makeLatticeTables, useTables } from "./tables";
+import { candidateBytes } from "../search/lattice-tables";
+import { latticeBytesOf, makeLatticeTables, useTables } from "./tables";
 
 export { makeLatticeTables };
 
@@ -12,7 +13,7 @@ export function latticeTableBytes(target: i32): i32 {
     case 18:
     case 21:
     case 22:
-      return bytesOf(target);
+      return <i32>latticeBytesOf(target) + candidateBytes(target);
   }
   return 0;
 }

@@ -48,11 +48,11 @@ function listBytes(target: i32): i32 {
   return unreachable();
 }
 
-function isEight(target: i32): bool {
+export function isEight(target: i32): bool {
   return target !== 18 && target !== 21;
 }
 
-function pointsOf(target: i32): i32 {
+export function pointsOf(target: i32): i32 {
   if (target === 16 || target === 18) return 256;
   return target === 22 ? 1024 : 512;
 }
@@ -63,9 +63,9 @@ function shellsOf(target: i32): i32 {
   return target === 21 ? 3 : 2;
 }
 
-/** See `tableBytes`. */
-export function latticeTableBytes(target: i32): i32 {
-  return <i32>LISTS + listBytes(target);
+/** Bytes of the tables of a type. */
+export function latticeBytesOf(target: i32): usize {
+  return LISTS + listBytes(target);
 }
 
 /** Makes the tables of a type the current ones. */
@@ -99,7 +99,7 @@ export function useTables(target: i32): void {
 }
 
 /** The digit of an element as decoders know it; see `levels` in `decode/grids.ts`. */
-function digitOf(target: i32, level: i32): i32 {
+export function digitOf(target: i32, level: i32): i32 {
   if (isEight(target)) return level >> 4;
   return target === 18 ? level >> 3 : level >> 1;
 }
@@ -125,7 +125,7 @@ function readPoints(target: i32): void {
 }
 
 /** Measures all points from a code, in squares of digits. */
-function measure(code: i32, width: i32, radix: i32, points: i32): void {
+export function measure(code: i32, width: i32, radix: i32, points: i32): void {
   for (let point = 0; point < points; point += 16) {
     let distance = i8x16.splat(0);
     let rest = code;
@@ -184,6 +184,21 @@ function writeList(at: usize, shells: i32, points: i32, eight: bool): usize {
     to += 4;
   }
   return to;
+}
+
+/** Writes the indices (u16) of the `count` points that are nearest to a code whose distances are measured. */
+export function nearestFirst(to: usize, count: i32, points: i32): void {
+  let shell = -1;
+  for (let found = 0; found < count; ) {
+    shell = nextShell(shell, points);
+    for (let point = 0; point < points && found < count; point += 16) {
+      let bits = i8x16.bitmask(i8x16.eq(v128.load(distances + point), i8x16.splat(<i8>shell)));
+      for (; bits !== 0 && found < count; bits &= bits - 1) {
+        store<u16>(to + 2 * found, point + ctz(bits));
+        found++;
+      }
+    }
+  }
 }
 
 /** See `makeTables`. */

@@ -4,6 +4,7 @@ import { searchQ4_1, searchQ5_1 } from "./offset";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
 import { searchQ1_0 } from "./signs";
 import { searchQ3_K, searchQ6_K } from "./symmetric";
+import { searchLattice } from "./lattice";
 
 /**
  * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
@@ -43,6 +44,12 @@ export function searchBlocks(target: i32, x: usize, weights: usize, output: usiz
       return searchQ1_0(x, weights, output, values);
     case 42:
       return searchQ2_0(x, weights, output, values);
+    case 16:
+    case 17:
+    case 18:
+    case 21:
+    case 22:
+      return searchLattice(target, x, weights, output, values);
   }
   unreachable();
 }

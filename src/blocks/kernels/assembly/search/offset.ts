@@ -1,7 +1,8 @@
 // Q4_1 and Q5_1: see `searchOffset` in `src/blocks/search/offset.ts`, which says the same for one block.
 
 import { halfOf } from "../half";
-import { bytesOf, MAGIC, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
+import { bytesOf, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
+import { MAGIC } from "../rounding";
 import { inverseOf, stored } from "./halves";
 import { lane0, lane1, lane2, lane3, PRODUCTS, turnBlocks, turned, WEIGHTS } from "./lanes";
 

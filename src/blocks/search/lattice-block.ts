@@ -1,0 +1,67 @@
+import type { LatticeKind } from "./lattice-kinds.js";
+
+const { abs, fround, max, min } = Math;
+
+/** What the search reads of a block of 256 values. */
+export interface Block {
+  /** Magnitudes. Where signs are kept even, one of a group of eight may be negated. */
+  readonly sizes: Float32Array;
+  readonly weights: Float32Array;
+  /** Weight times size. */
+  readonly products: Float32Array;
+  /** Weights in units of 2^-8 of the largest of their group. */
+  readonly shares: Float32Array;
+  /** Signs of each eight values, a set bit for a minus. */
+  readonly signs: Uint8Array;
+}
+
+/** What all weights have at least, of the largest of the block: values that do not matter still get their places. */
+const leastWeight = 2 ** -30;
+
+/** Sum of four lanes: the first and third, and the second and fourth. */
+export function sumOf(lanes: Float32Array): number {
+  return fround(fround(lanes[0]! + lanes[2]!) + fround(lanes[1]! + lanes[3]!));
+}
+
+/** Weights, brought by a power of two to a largest between 1 and 2. */
+function weigh(importance: Float32Array | undefined): Float32Array {
+  if (importance === undefined) return new Float32Array(256).fill(1);
+  const largest = new Float32Array([max(0, ...importance)]);
+  const exponent = new Uint32Array(largest.buffer)[0]! >>> 23;
+  const scale = 2 ** (127 - max(1, min(253, exponent)));
+  return importance.map((weight) => max(leastWeight, fround(weight * scale)));
+}
+
+/** Turns the sign around of the value with the least product of each eight with an odd number of minus signs. */
+function evenOut(sizes: Float32Array, products: Float32Array, signs: Uint8Array): void {
+  for (let group = 0; group < 32; group++) {
+    let minus = 0;
+    for (let bits = signs[group]!; bits !== 0; bits &= bits - 1) minus++;
+    if (minus % 2 === 0) continue;
+    const own = products.subarray(8 * group, 8 * group + 8);
+    const k = own.indexOf(min(...own));
+    signs[group]! ^= 1 << k;
+    sizes[8 * group + k]! *= -1;
+    own[k]! *= -1;
+  }
+}
+
+/** Reads a block: see `Block`. */
+export function readBlock(kind: LatticeKind, values: Float32Array, importance?: Float32Array): Block {
+  const weights = weigh(importance);
+  const sizes = values.map(abs);
+  const products = weights.map((weight, j) => weight * sizes[j]!);
+  const signs = new Uint8Array(32);
+  for (const [j, value] of values.entries()) if (value < 0) signs[j >> 3]! |= 1 << (j & 7);
+  if (kind.even) evenOut(sizes, products, signs);
+  const shares = new Float32Array(256);
+  for (let j = 0; j < 256; j += kind.width) {
+    const own = weights.subarray(j, j + kind.width);
+    const factor = fround(256 / max(...own));
+    shares.set(
+      own.map((weight) => weight * factor),
+      j,
+    );
+  }
+  return { sizes, weights, products, shares, signs };
+}

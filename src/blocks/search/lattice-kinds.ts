@@ -1,0 +1,139 @@
+import type { Found } from "./lattice.js";
+
+/** A type whose groups are points of a lattice. */
+export interface LatticeKind {
+  readonly grid: "iq2xxs" | "iq2xs" | "iq2s" | "iq3xxs" | "iq3s";
+  /** Elements of a group, and values of a sub-block. */
+  readonly width: 4 | 8;
+  readonly size: 16 | 32;
+  /** What a level of the decoder is in steps of the scale. */
+  readonly unit: number;
+  /** Whether each eight values must have an even number of minus signs. */
+  readonly even: boolean;
+  /** What of the weighted root mean square and of the largest value makes the first guess of a scale. */
+  readonly ofMean: number;
+  readonly ofLargest: number;
+  /** Scales that are tried to either side of the guess, and by how much of it they differ. */
+  readonly reach: number;
+  readonly step: number;
+  /** Bytes of a block. */
+  readonly bytes: number;
+  /** Stores all but the scale in a block of zeros. */
+  store(block: Uint8Array, found: Found, signs: Uint8Array): void;
+}
+
+const { fround } = Math;
+
+function putNibbles(block: Uint8Array, at: number, codes: readonly number[]): void {
+  for (const [s, code] of codes.entries()) block[at + (s >> 1)]! |= code << (4 * (s & 1));
+}
+
+/** Seven of each eight signs of a sub-block of 32, and its code. */
+function putWord(block: Uint8Array, at: number, s: number, { codes }: Found, signs: Uint8Array): void {
+  let word = codes[s]! << 28;
+  for (let l = 0; l < 4; l++) word |= (signs[4 * s + l]! & 127) << (7 * l);
+  for (let byte = 0; byte < 4; byte++) block[at + byte] = word >>> (8 * byte);
+}
+
+/** IQ2_XXS: eight sub-blocks of 32, points of 256, signs even in each eight. */
+export const iq2_xxs: LatticeKind = {
+  grid: "iq2xxs",
+  width: 8,
+  size: 32,
+  unit: 1 / 8,
+  even: true,
+  ofMean: fround(0.22),
+  ofLargest: fround(0.06),
+  reach: 2,
+  step: fround(0.09),
+  bytes: 66,
+  store(block, found, signs) {
+    for (let s = 0; s < 8; s++) {
+      block.set(found.points.slice(4 * s, 4 * s + 4), 2 + 8 * s);
+      putWord(block, 6 + 8 * s, s, found, signs);
+    }
+  },
+};
+
+/** IQ2_XS: 16 sub-blocks of 16, points of 512, signs even in each eight. */
+export const iq2_xs: LatticeKind = {
+  grid: "iq2xs",
+  width: 8,
+  size: 16,
+  unit: 1 / 8,
+  even: true,
+  ofMean: fround(0.22),
+  ofLargest: fround(0.05),
+  reach: 2,
+  step: fround(0.11),
+  bytes: 74,
+  store(block, { points, codes }, signs) {
+    for (const [group, point] of points.entries()) {
+      block[2 + 2 * group] = point;
+      block[3 + 2 * group] = (point >> 8) | (signs[group]! << 1);
+    }
+    putNibbles(block, 66, codes);
+  },
+};
+
+/** IQ2_S: 16 sub-blocks of 16, points of 1024, all signs. */
+export const iq2_s: LatticeKind = {
+  grid: "iq2s",
+  width: 8,
+  size: 16,
+  unit: 1 / 8,
+  even: false,
+  ofMean: fround(0.22),
+  ofLargest: fround(0.05),
+  reach: 1,
+  step: fround(0.13),
+  bytes: 82,
+  store(block, { points, codes }, signs) {
+    for (const [group, point] of points.entries()) {
+      block[2 + group] = point;
+      block[66 + (group >> 2)]! |= (point >> 8) << (2 * (group & 3));
+    }
+    block.set(signs, 34);
+    putNibbles(block, 74, codes);
+  },
+};
+
+/** IQ3_XXS: eight sub-blocks of 32, points of 256, signs even in each eight. */
+export const iq3_xxs: LatticeKind = {
+  grid: "iq3xxs",
+  width: 4,
+  size: 32,
+  unit: 1 / 4,
+  even: true,
+  ofMean: fround(0.045),
+  ofLargest: fround(0.045),
+  reach: 2,
+  step: fround(0.09),
+  bytes: 98,
+  store(block, found, signs) {
+    block.set(found.points, 2);
+    for (let s = 0; s < 8; s++) putWord(block, 66 + 4 * s, s, found, signs);
+  },
+};
+
+/** IQ3_S: eight sub-blocks of 32, points of 512, all signs. */
+export const iq3_s: LatticeKind = {
+  grid: "iq3s",
+  width: 4,
+  size: 32,
+  unit: 1,
+  even: false,
+  ofMean: fround(0.045),
+  ofLargest: fround(0.045),
+  reach: 1,
+  step: fround(0.13),
+  bytes: 110,
+  store(block, { points, codes }, signs) {
+    for (const [group, point] of points.entries()) {
+      block[2 + group] = point;
+      block[66 + (group >> 3)]! |= (point >> 8) << (group & 7);
+    }
+    block.set(signs, 74);
+    putNibbles(block, 106, codes);
+  },
+};
