@@ -75,7 +75,8 @@ function centre(values: Float32Array, weights: Float32Array): Centred {
   const mean = fround(sum / total);
   const centred = values.map((x) => x - mean);
   const products = centred.map((value, j) => weights[j]! * value);
-  return { values: centred, weights, products, mean, total, low, range: fround(high - low) };
+  // The sum makes one zero of two.
+  return { values: centred, weights, products, mean, total, low: low + 0, range: fround(high - low) };
 }
 
 /** Scale and mean level by least squares, for the levels that a spread leads to. */
@@ -161,26 +162,42 @@ function errorOf(values: Float32Array, weights: Float32Array, fit: Fit, top: num
 /**
  * Finds scale and offset as halves store them. Trials come first, without regard to halves: the range of the values is
  * spread over fewer and more levels than there are, in several places, and the best of all moved about a little. Then
- * the best is stored, levels and scale fitted to each other in turns, and the least error of what can be stored wins,
- * ggml's scale and offset included, which spread the range over all levels.
+ * the best is stored, levels and scale fitted to each other in turns, and the least error of what can be stored wins.
+ *
+ * Two plain scales take part in that, over the least value: ggml's, which spreads the range over all levels, and the
+ * one that spreads it over half of them and so, for few values of simple numbers, is one itself. Last, the halves beside
+ * the scale are tried: the offset is the coarser of the two, and one of them may suit it better.
  */
 function searchOffset(values: Float32Array, weights: Float32Array, top: number): Fit {
   const block = centre(values, weights);
   if (!(block.range > 0)) return { scale: 0, offset: stored(block.low) };
   let outcome = explore(block, top);
-  let best: Fit = { scale: stored(fround(block.range / top)), offset: stored(block.low) };
-  let error = errorOf(values, weights, best, top);
-  for (let round = 0; round < rounds; round++) {
-    const scale = stored(outcome.scale);
-    const fit = { scale, offset: stored(fround(block.mean - fround(scale * outcome.shift))) };
+  const offset = stored(block.low);
+  let best: Fit = { scale: 0, offset };
+  let error = Infinity;
+  const compare = (fit: Fit): Fit => {
     const left = errorOf(values, weights, fit, top);
     if (left < error) {
       error = left;
       best = fit;
     }
+    return fit;
+  };
+  /** A stored scale with the offset that suits it best. */
+  const centred = (scale: number): Fit => {
+    return { scale, offset: stored(fround(block.mean - fround(scale * outcome.shift))) };
+  };
+  const refit = ({ scale, offset }: Fit): Outcome => {
     const inverse = scale === 0 ? 0 : fround(1 / scale);
-    const shift = fround(fround(block.mean - fit.offset) * inverse);
-    outcome = attempt(block, { inverse, shift }, top);
+    return attempt(block, { inverse, shift: fround(fround(block.mean - offset) * inverse) }, top);
+  };
+  compare({ scale: stored(fround(block.range / top)), offset });
+  compare({ scale: stored(fround(block.range / ((top + 1) / 2))), offset });
+  for (let round = 0; round < rounds; round++) outcome = refit(compare(centred(stored(outcome.scale))));
+  outcome = refit(best);
+  const half = floatToHalf(best.scale);
+  for (const beside of [-2, -1, 1, 2]) {
+    compare(centred(halfToFloat(max(0, min(0x7bff, half + beside)))));
   }
   return best;
 }

@@ -1,9 +1,9 @@
 // Q4_1 and Q5_1: see `searchOffset` in `src/blocks/search/offset.ts`, which says the same for one block.
 
-import { halfOf } from "../half";
+import { halfOf, halves } from "../half";
 import { bytesOf, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
 import { MAGIC } from "../rounding";
-import { inverseOf, stored } from "./halves";
+import { inverseOf, stored, widened } from "./halves";
 import { lane0, lane1, lane2, lane3, PRODUCTS, turnBlocks, turned, WEIGHTS } from "./lanes";
 
 const END: usize = turned + 16 * 32;
@@ -67,6 +67,8 @@ let error: v128 = i32x4.splat(0);
     total = f32x4.add(total, weight);
     sum = f32x4.add(sum, weigh(at, x, weighted));
   }
+  // The sum makes one zero of two.
+  low = f32x4.add(low, i32x4.splat(0));
   mean = f32x4.div(sum, total);
   range = f32x4.sub(high, low);
   for (let at = turned; at < END; at += 16) {
@@ -200,6 +202,19 @@ function settleSpan(): void {
   error = v128.bitselect(left, error, better);
 }
 
+/** The offset that suits a stored scale best, as it is stored. */
+// @ts-ignore: decorator
+@inline function offsetFor(d: v128): v128 {
+  return stored(f32x4.sub(mean, f32x4.mul(d, shift)));
+}
+
+/** Fits scale and mean level to the levels of a stored scale and offset. */
+// @ts-ignore: decorator
+@inline function refit(d: v128, offset: v128, top: f32, weighted: bool): void {
+  const by = inverseOf(d);
+  attempt(by, f32x4.mul(f32x4.sub(mean, offset), by), top, weighted);
+}
+
 /** Finds stored scales and offsets of the blocks at `turned`. */
 // @ts-ignore: decorator
 @inline function searchOffset(top: f32, weighted: bool): void {
@@ -210,14 +225,22 @@ function settleSpan(): void {
   explore(top, weighted);
   error = f32x4.splat(Infinity);
   compare(stored(f32x4.div(range, f32x4.splat(top))), lowest, top, weighted);
+  compare(stored(f32x4.div(range, f32x4.splat((top + 1) / 2))), lowest, top, weighted);
   scale = foundScale;
   shift = foundShift;
   for (let round = 0; round < ROUNDS; round++) {
     const d = stored(scale);
-    const offset = stored(f32x4.sub(mean, f32x4.mul(d, shift)));
+    const offset = offsetFor(d);
     compare(d, offset, top, weighted);
-    const by = inverseOf(d);
-    if (round < ROUNDS - 1) attempt(by, f32x4.mul(f32x4.sub(mean, offset), by), top, weighted);
+    if (round < ROUNDS - 1) refit(d, offset, top, weighted);
+  }
+  refit(leastScale, leastOffset, top, weighted);
+  const half = halves(leastScale);
+  for (let beside = -2; beside <= 2; beside++) {
+    if (beside == 0) continue;
+    const near = i32x4.add(half, i32x4.splat(beside));
+    const d = widened(i32x4.max_s(i32x4.min_s(near, i32x4.splat(0x7bff)), i32x4.splat(0)));
+    compare(d, offsetFor(d), top, weighted);
   }
   leastScale = v128.andnot(leastScale, flat);
   leastOffset = v128.bitselect(lowest, leastOffset, flat);
