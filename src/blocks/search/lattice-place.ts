@@ -4,7 +4,7 @@ import { lattice } from "../encode/lattice/points.js";
 import { sumOf, type Block } from "./lattice-block.js";
 import type { LatticeKind } from "./lattice-kinds.js";
 
-const { fround, max, min, trunc } = Math;
+const { fround, max, min } = Math;
 
 /** Points that are candidates for a group, those nearest to its values first. */
 const candidates = 32;
@@ -47,7 +47,7 @@ export function makePlacer(kind: LatticeKind): Placer {
     return levels.map((level) => {
       const off = fround(near - level);
       const sum = fround(off + fround(half + half));
-      return min(cap, trunc(fround(fround(share * off) * sum)));
+      return nearest(min(cap, fround(fround(share * off) * sum)));
     });
   }
 
