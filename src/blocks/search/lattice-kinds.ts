@@ -16,6 +16,8 @@ export interface LatticeKind {
   /** Scales that are tried to either side of the guess, and by how much of it they differ. */
   readonly reach: number;
   readonly step: number;
+  /** How often the whole block is placed at the scales to be stored. */
+  readonly rounds: number;
   /** Bytes of a block. */
   readonly bytes: number;
   /** Stores all but the scale in a block of zeros. */
@@ -44,8 +46,9 @@ export const iq2_xxs: LatticeKind = {
   even: true,
   ofMean: fround(0.22),
   ofLargest: fround(0.06),
-  reach: 2,
-  step: fround(0.09),
+  reach: 1,
+  rounds: 1,
+  step: fround(0.13),
   bytes: 66,
   store(block, found, signs) {
     for (let s = 0; s < 8; s++) {
@@ -65,6 +68,7 @@ export const iq2_xs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.05),
   reach: 2,
+  rounds: 2,
   step: fround(0.11),
   bytes: 74,
   store(block, { points, codes }, signs) {
@@ -86,6 +90,7 @@ export const iq2_s: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.05),
   reach: 1,
+  rounds: 1,
   step: fround(0.13),
   bytes: 82,
   store(block, { points, codes }, signs) {
@@ -108,6 +113,7 @@ export const iq3_xxs: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 2,
+  rounds: 2,
   step: fround(0.09),
   bytes: 98,
   store(block, found, signs) {
@@ -126,6 +132,7 @@ export const iq3_s: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 1,
+  rounds: 2,
   step: fround(0.13),
   bytes: 110,
   store(block, { points, codes }, signs) {

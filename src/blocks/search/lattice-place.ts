@@ -4,7 +4,7 @@ import { lattice } from "../encode/lattice/points.js";
 import { sumOf, type Block } from "./lattice-block.js";
 import type { LatticeKind } from "./lattice-kinds.js";
 
-const { fround, max, min, trunc } = Math;
+const { fround, max, min } = Math;
 
 /** Points that are candidates for a group, those nearest to its values first. */
 const candidates = 32;
@@ -28,7 +28,7 @@ export interface Placer {
  */
 export function makePlacer(kind: LatticeKind): Placer {
   const { width, unit } = kind;
-  const { base, nearestPoints } = lattice(kind.grid);
+  const known = lattice(kind.grid);
   const points = Float32Array.from(grid(kind.grid), (level) => level * unit);
   const levels = [...new Set(points)].toSorted((a, b) => a - b);
   const digits = Uint8Array.from(points, (level) => levels.indexOf(level));
@@ -47,7 +47,7 @@ export function makePlacer(kind: LatticeKind): Placer {
     return levels.map((level) => {
       const off = fround(near - level);
       const sum = fround(off + fround(half + half));
-      return min(cap, trunc(fround(fround(share * off) * sum)));
+      return nearest(min(cap, fround(fround(share * off) * sum)));
     });
   }
 
@@ -57,12 +57,12 @@ export function makePlacer(kind: LatticeKind): Placer {
     for (let k = width - 1; k >= 0; k--) {
       const size = fround(inverse * sizes[start + k]!);
       const digit = nearest(fround(0.5 * fround(min(far, size) - 1)));
-      code = code * base + max(0, min(base - 1, digit));
+      code = code * known.base + max(0, min(known.base - 1, digit));
       errors[k] = errorsOf(size, shares[start + k]!);
     }
     let least = Infinity;
     let best = 0;
-    for (const point of nearestPoints(code, candidates)) {
+    for (const point of known.nearestPoints(code, candidates)) {
       let error = 0;
       for (let k = 0; k < width; k++) error += errors[k]![digits[point * width + k]!]!;
       if (error >= least) continue;

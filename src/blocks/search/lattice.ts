@@ -13,13 +13,11 @@ const { fround, max, min, sqrt } = Math;
 
 /** How far beyond the planned trials a sub-block may go. */
 const further = 3;
-/** How often the whole block is placed at the scales to be stored. */
-const rounds = 2;
 /** Half of the least scale that is stored. */
 const leastScale = 2 ** -25;
 
 /** Scales of the block that are tried, in terms of the largest scale of a sub-block. */
-const factors = Float32Array.from({ length: 24 }, (_, i) => 1 / (22 + i / 2));
+const factors = Float32Array.from({ length: 16 }, (_, i) => 1 / (22 + 0.75 * i));
 
 /** What a placement of a sub-block comes to: 2·A and B. */
 interface Trial {
@@ -43,7 +41,7 @@ export interface Found {
 }
 
 /** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
-function guess({ step: _, ...kind }: LatticeKind, block: Block, start: number): number {
+function guess(kind: LatticeKind, block: Block, start: number): number {
   const energy = new Float32Array(4);
   const weight = new Float32Array(4);
   let largest = 0;
@@ -146,7 +144,7 @@ function searchBlock(kind: LatticeKind, placer: Placer, block: Block): Found {
   let found: Found = { half: 0, codes: [], points: [] };
   let least = 0;
   let half = floatToHalf(chooseScale(subs));
-  for (let round = 0; round < rounds && half !== 0; round++) {
+  for (let round = 0; round < kind.rounds && half !== 0; round++) {
     const scale = halfToFloat(half);
     const { codes } = bound(subs, scale);
     const points: number[] = [];

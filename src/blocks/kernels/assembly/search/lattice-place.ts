@@ -21,8 +21,10 @@ const nearer: usize = memory.data(16, 16);
 const beyond: usize = memory.data(16, 16);
 
 /** Largest error of an element, so that no sum exceeds 16 bits. */
-const CAP_OF_FOUR: i32 = 16383;
-const CAP_OF_EIGHT: i32 = 8191;
+const CAP_OF_FOUR: f32 = 16383;
+const CAP_OF_EIGHT: f32 = 8191;
+/** What is added to a float32 to leave its nearest integer in the low bits. */
+const MAGIC: f32 = 8388608;
 /** Magnitudes are cut off here, in steps, to find codes. */
 const FAR: f32 = 64;
 
@@ -57,11 +59,18 @@ export function setSteps(target: i32): void {
   return v128.shuffle<i32>(both, both, 0, 2, 0, 2);
 }
 
-/** Errors of four elements, or of one on four levels. */
+/** Errors of four elements, or of one on four levels, in the low 16 bits. */
 // @ts-ignore: decorator
-@inline function errors(share: v128, near: v128, over: v128, level: v128): v128 {
+@inline function errors(share: v128, near: v128, over: v128, level: v128, cap: f32): v128 {
   const off = f32x4.sub(near, level);
-  return i32x4.trunc_sat_f32x4_s(f32x4.mul(f32x4.mul(share, off), f32x4.add(off, over)));
+  const error = f32x4.mul(f32x4.mul(share, off), f32x4.add(off, over));
+  return f32x4.add(f32x4.pmin(f32x4.splat(cap), error), f32x4.splat(MAGIC));
+}
+
+/** The low 16 bits of two vectors. */
+// @ts-ignore: decorator
+@inline function join(a: v128, b: v128): v128 {
+  return v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
 }
 
 // @ts-ignore: decorator
@@ -87,9 +96,9 @@ const tables: usize = memory.data(32 * 4, 16);
 // @ts-ignore: decorator
 @inline function tableOfElement(k: usize, at: usize, near: v128, over: v128): void {
   const share = v128.load32_splat(shares + at + 4 * k);
-  const low = errors(share, near, over, f32x4(1, 3, 5, 7));
-  const high = errors(share, near, over, f32x4.replace_lane(f32x4(9, 11, 13, 15), 3, top));
-  const both = i16x8.min_u(i16x8.narrow_i32x4_u(low, high), i16x8.splat(<i16>CAP_OF_FOUR));
+  const low = errors(share, near, over, f32x4(1, 3, 5, 7), CAP_OF_FOUR);
+  const high = errors(share, near, over, f32x4.replace_lane(f32x4(9, 11, 13, 15), 3, top), CAP_OF_FOUR);
+  const both = join(low, high);
   putTable(k, both, both);
 }
 
@@ -108,9 +117,9 @@ const tables: usize = memory.data(32 * 4, 16);
 /** Errors of all elements of a group of eight on one level. */
 // @ts-ignore: decorator
 @inline function errorsOfEight(at: usize, nearA: v128, overA: v128, nearB: v128, overB: v128, level: f32): v128 {
-  const a = errors(v128.load(shares + at), nearA, overA, f32x4.splat(level));
-  const b = errors(v128.load(shares + at, 16), nearB, overB, f32x4.splat(level));
-  return i16x8.min_u(i16x8.narrow_i32x4_u(a, b), i16x8.splat(<i16>CAP_OF_EIGHT));
+  const a = errors(v128.load(shares + at), nearA, overA, f32x4.splat(level), CAP_OF_EIGHT);
+  const b = errors(v128.load(shares + at, 16), nearB, overB, f32x4.splat(level), CAP_OF_EIGHT);
+  return join(a, b);
 }
 
 /** The errors of a pair of elements on three levels each; those of the first vary first, in rows of four. */
@@ -157,6 +166,9 @@ const tables: usize = memory.data(32 * 4, 16);
   return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
+/** Errors of the candidates. */
+const sums: usize = memory.data(2 * 32, 16);
+
 /** The place in a list of candidates of the one with the least error, the first among equals. */
 // @ts-ignore: decorator
 @inline function bestOf(list: usize): i32 {
@@ -168,9 +180,8 @@ const tables: usize = memory.data(32 * 4, 16);
   const high2 = v128.load(tables, 80);
   const low3 = v128.load(tables, 96);
   const high3 = v128.load(tables, 112);
-  let place = 0;
-  let least = 65536;
-  for (let i = 0; i < CANDIDATES; i += 16) {
+  let least = i16x8.splat(-1);
+  for (let to = sums; to < sums + 2 * CANDIDATES; to += 32) {
     let slot = v128.load(list);
     let low = i8x16.swizzle(low0, slot);
     let high = i8x16.swizzle(high0, slot);
@@ -192,17 +203,21 @@ const tables: usize = memory.data(32 * 4, 16);
     front = i16x8.add(front, lowHalf(low, high));
     back = i16x8.add(back, highHalf(low, high));
     list += 64;
-    let all = i16x8.min_u(front, back);
-    all = i16x8.min_u(all, v128.shuffle<i16>(all, all, 4, 5, 6, 7, 0, 1, 2, 3));
-    all = i16x8.min_u(all, v128.shuffle<i16>(all, all, 2, 3, 0, 1, 6, 7, 4, 5));
-    all = i16x8.min_u(all, v128.shuffle<i16>(all, all, 1, 0, 3, 2, 5, 4, 7, 6));
-    const own = i8x16.narrow_i16x8_s(i16x8.eq(front, all), i16x8.eq(back, all));
-    const value = <i32>i16x8.extract_lane_u(all, 0);
-    const first = i + <i32>ctz(i8x16.bitmask(own));
-    place = value < least ? first : place;
-    least = min(least, value);
+    v128.store(to, front);
+    v128.store(to, back, 16);
+    least = i16x8.min_u(least, i16x8.min_u(front, back));
   }
-  return place;
+  least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 4, 5, 6, 7, 0, 1, 2, 3));
+  least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 2, 3, 0, 1, 6, 7, 4, 5));
+  least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 1, 0, 3, 2, 5, 4, 7, 6));
+  return <i32>ctz(placesOf(sums, least) | (placesOf(sums + 32, least) << 16));
+}
+
+/** Which of 16 sums are the least, as bits. */
+// @ts-ignore: decorator
+@inline function placesOf(at: usize, least: v128): i32 {
+  const front = i16x8.eq(v128.load(at), least);
+  return i8x16.bitmask(i8x16.narrow_i16x8_s(front, i16x8.eq(v128.load(at, 16), least)));
 }
 
 /** Elements of a point in steps, four from element `from` on. */

@@ -28,27 +28,28 @@ const bestPoints: usize = memory.data(2 * 64, 16);
 const bestCodes: usize = memory.data(16, 16);
 const lanes: usize = memory.data(32, 16);
 
-const CANDIDATES: i32 = 24;
+const CANDIDATES: i32 = 16;
 /** Scales of the block that are tried, in terms of the largest scale of a sub-block. */
-const factors: usize = memory.data(4 * 32, 16);
+const factors: usize = memory.data(4 * 16, 16);
 
 /** How far beyond the planned trials a sub-block may go. */
 const FURTHER: i32 = 3;
-/** How often the whole block is placed at the scales to be stored. */
-const ROUNDS: i32 = 2;
 
 /** Trials to either side of the guess, and all that a sub-block may have before the rounds. */
 let reach: i32 = 1;
 let trials: i32 = 6;
+/** How often the whole block is placed at the scales to be stored. */
+let rounds: i32 = 0;
 /** By how much of the guess trials differ. */
 let step: f32 = 0;
 /** What of the root mean square and of the largest value makes the guess. */
 let ofMean: f32 = 0;
 let ofLargest: f32 = 0;
 
-function setTrials(sides: i32, apart: f32, mean: f32, largest: f32): void {
+function setTrials(sides: i32, times: i32, apart: f32, mean: f32, largest: f32): void {
   reach = sides;
   trials = 2 * sides + 1 + FURTHER;
+  rounds = times;
   step = apart;
   ofMean = mean;
   ofLargest = largest;
@@ -58,15 +59,15 @@ function setTrials(sides: i32, apart: f32, mean: f32, largest: f32): void {
 function setTrialsOf(target: i32): void {
   switch (target) {
     case 16:
-      return setTrials(2, 0.09, 0.22, 0.06);
+      return setTrials(1, 1, 0.13, 0.22, 0.06);
     case 17:
-      return setTrials(2, 0.11, 0.22, 0.05);
+      return setTrials(2, 2, 0.11, 0.22, 0.05);
     case 18:
-      return setTrials(2, 0.09, 0.045, 0.045);
+      return setTrials(2, 2, 0.09, 0.045, 0.045);
     case 21:
-      return setTrials(1, 0.13, 0.045, 0.045);
+      return setTrials(1, 2, 0.13, 0.045, 0.045);
   }
-  setTrials(1, 0.13, 0.22, 0.05);
+  setTrials(1, 1, 0.13, 0.22, 0.05);
 }
 
 /** What all weights have at least, of the largest of the block: values that do not matter still get their places. */
@@ -260,7 +261,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   let half = halfOf(chooseScale(count));
   let bestHalf = 0;
   let least: f32 = 0;
-  for (let round = 0; round < ROUNDS; round++) {
+  for (let round = 0; round < rounds; round++) {
     const scale = floatOf(half);
     if (scale === 0) break;
     bound(f32x4.splat(scale), count, trials + round);
@@ -379,7 +380,7 @@ export function searchLattice(target: i32, x: usize, importance: usize, output: 
   useCandidates(target);
   setSteps(target);
   setTrialsOf(target);
-  for (let i: i32 = 0; i < CANDIDATES; i++) store<f32>(factors + 4 * i, 1 / (<f32>22 + <f32>i * <f32>0.5));
+  for (let i: i32 = 0; i < CANDIDATES; i++) store<f32>(factors + 4 * i, 1 / (<f32>22 + <f32>i * <f32>0.75));
   const bytes = bytesOf(target);
   for (let j = 0; j < values; j += 256) {
     readBlock(x, importance);
