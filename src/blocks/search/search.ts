@@ -1,4 +1,5 @@
 import type { BlockTypeName, Encoder } from "../types.js";
+import { searchIQ4_NL, searchIQ4_XS } from "./codebook.js";
 import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 
 /**
@@ -8,4 +9,6 @@ import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeName, Encoder>([
   ["Q3_K", searchQ3_K],
   ["Q6_K", searchQ6_K],
+  ["IQ4_NL", searchIQ4_NL],
+  ["IQ4_XS", searchIQ4_XS],
 ]);
