@@ -29,6 +29,8 @@ const weighted: ReadonlySet<BlockTypeName> = new Set(
 const searched: ReadonlySet<BlockTypeName> = new Set([
   "Q3_K", //
   "Q6_K",
+  "IQ4_NL",
+  "IQ4_XS",
 ]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */

@@ -29,8 +29,8 @@ function levelOf(value: number): number {
  * a fifth apart, so that hardly a value passes two.
  */
 const ends: readonly (readonly number[])[] = [
-  [-80, -97.5, -119, -145, -177],
-  [71, 86.5, 105.5, 128.5, 157],
+  [-177, -145, -119, -97.5, -80],
+  [157, 128.5, 105.5, 86.5, 71],
 ];
 
 /** Trials of a window, of which the best is kept as a fit. */

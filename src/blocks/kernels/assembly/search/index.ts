@@ -1,3 +1,4 @@
+import { searchIQ4_NL, searchIQ4_XS } from "./codebook";
 import { searchQ3_K, searchQ6_K } from "./symmetric";
 
 /**
@@ -12,6 +13,10 @@ export function searchBlocks(target: i32, x: usize, weights: usize, output: usiz
       return searchQ3_K(x, weights, output, values);
     case 14:
       return searchQ6_K(x, weights, output, values);
+    case 20:
+      return searchIQ4_NL(x, weights, output, values);
+    case 23:
+      return searchIQ4_XS(x, weights, output, values);
   }
   unreachable();
 }
