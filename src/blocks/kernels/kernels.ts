@@ -48,6 +48,8 @@ const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>([
   "IQ2_S",
   "IQ3_XXS",
   "IQ3_S",
+  "IQ4_NL",
+  "IQ4_XS",
 ]);
 
 /** Bytes that the kernels may touch behind the last value, and the alignment of both regions. */

@@ -4,6 +4,7 @@ import { searchQ2_K, searchQ4_K, searchQ5_K } from "./k-affine.js";
 import { searchQ4_1, searchQ5_1 } from "./offset.js";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled.js";
 import { searchQ1_0 } from "./signs.js";
+import { searchIQ4_NL, searchIQ4_XS } from "./codebook.js";
 import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 import { iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./lattice-kinds.js";
 import { latticeSearch } from "./lattice.js";
@@ -34,4 +35,6 @@ export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeN
   ["IQ2_S", latticeSearch(iq2_s)],
   ["IQ3_XXS", latticeSearch(iq3_xxs)],
   ["IQ3_S", latticeSearch(iq3_s)],
+  ["IQ4_NL", searchIQ4_NL],
+  ["IQ4_XS", searchIQ4_XS],
 ]);

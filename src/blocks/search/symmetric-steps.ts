@@ -19,6 +19,8 @@ export interface Layout {
   readonly first: number;
   readonly spacing: number;
   readonly steps: number;
+  /** Times that codes move to a neighbour and the step is fitted to them again. */
+  readonly passes: number;
   /** The level nearest to a value. */
   levelOf(value: number): number;
 }
@@ -37,9 +39,33 @@ export interface Block {
  * and grows by `square` · (difference)² away from it.
  */
 export interface Fit {
-  scale: number;
-  square: number;
-  excess: number;
+  readonly scale: number;
+  readonly square: number;
+  readonly excess: number;
+}
+
+/** Levels of a sub-block with the scale that suits them best, and how much of the error they then take away. */
+export interface Trial {
+  readonly scale: number;
+  readonly square: number;
+  readonly gain: number;
+}
+
+/** A trial from Σ weight · value · level and Σ weight · level². */
+export function trialOf(product: number, square: number): Trial {
+  const scale = square > 0 ? fround(product / square) : 0;
+  return { scale, square, gain: fround(scale * product) };
+}
+
+/** The part of a gain that is no rounding: fits that do not differ by more count as equal, and the first is best. */
+const certain = fround(1 - 2 ** -20);
+
+/** The best trial of each group as a fit. */
+export function fitsFrom(groups: readonly Trial[][]): Fit[] {
+  const nothing: Trial = { scale: 0, square: 0, gain: 0 };
+  const found = groups.map((trials) => trials.reduce((a, b) => (b.gain > a.gain ? b : a), nothing));
+  const best = fround(max(...found.map(({ gain }) => gain)) * certain);
+  return found.map(({ scale, square, gain }) => ({ scale, square, excess: max(0, fround(best - gain)) }));
 }
 
 /** The largest of some numbers that are not negative. */
@@ -75,9 +101,9 @@ function codeOf(scale: number, inverse: number, codes: number): number {
   return nearest(max(-codes, min(codes - 1, fround(scale * inverse))));
 }
 
-/** How much more a fit loses with the scale that a code makes. */
-function lossOf({ scale, square, excess }: Fit, code: number, step: number): number {
-  const off = fround(scale - fround(step * code));
+/** How much more a fit loses with another scale. */
+export function lossOf({ scale, square, excess }: Fit, other: number): number {
+  const off = fround(scale - other);
   return fround(excess + fround(fround(square * off) * off));
 }
 
@@ -117,7 +143,7 @@ function outcomeOf(
     let ownSquare = 0;
     for (const fit of own) {
       const code = codeOf(fit.scale, inverse, bound);
-      const lost = lossOf(fit, code, step);
+      const lost = lossOf(fit, fround(step * code));
       if (lost >= least) continue;
       least = lost;
       const weight = fround(code * fit.square);
@@ -204,9 +230,6 @@ export function sumsOf(
   return { error, product, square };
 }
 
-/** Times that codes move to a neighbour and the step is fitted to them again. */
-const PASSES = 3;
-
 /**
  * Improves a step and its codes by the error itself.
  *
@@ -219,7 +242,7 @@ export function refine(layout: Layout, block: Block, start: number, codes: Int8A
   let chosen = start;
   let half = start;
   const moving = codes.slice();
-  for (let pass = 0; pass < PASSES; pass++) {
+  for (let pass = 0; pass < layout.passes; pass++) {
     const step = halfToFloat(half);
     let error = 0;
     let product = 0;

@@ -3,7 +3,16 @@ import { packCodes, packLevels as packLevelsOf3 } from "../encode/q3_k.js";
 import { packLevels as packLevelsOf6 } from "../encode/q6_k.js";
 import { extremeOf, negligible } from "../encode/symmetric.js";
 import { halfToFloat } from "../floats.js";
-import { chooseStep, type Fit, type Layout, refine, weigh } from "./symmetric-steps.js";
+import {
+  chooseStep,
+  type Fit,
+  fitsFrom,
+  type Layout,
+  refine,
+  type Trial,
+  trialOf,
+  weigh,
+} from "./symmetric-steps.js";
 
 const { abs, fround, max, min } = Math;
 
@@ -11,9 +20,6 @@ const { abs, fround, max, min } = Math;
 function levelOf(value: number, low: number, high: number): number {
   return nearest(max(low, min(high, value)));
 }
-
-/** The part of a gain that is no rounding: fits that do not differ by more count as equal, and the first is best. */
-const certain = fround(1 - 2 ** -20);
 
 /** A type whose levels are −bound…bound − 1, and how its sub-blocks are tried. */
 interface Uniform extends Layout {
@@ -36,6 +42,7 @@ const q3: Uniform = {
   first: 0.953125,
   spacing: 0.01171875,
   steps: 32,
+  passes: 3,
   levelOf: (value) => levelOf(value, -4, 3),
   bound: 4,
   from: 7.125,
@@ -53,6 +60,7 @@ const q6: Uniform = {
   first: 0.984375,
   spacing: 0.00390625,
   steps: 32,
+  passes: 3,
   levelOf: (value) => levelOf(value, -32, 31),
   bound: 32,
   from: 33.3125,
@@ -71,8 +79,7 @@ function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit
   const extreme = extremeOf(values);
   const nothing = abs(extreme) < negligible;
   const sides = type.both ? [0, 1] : [0];
-  const gains: number[] = [];
-  const fits: Fit[] = [];
+  const groups: Trial[][] = [];
   for (const side of sides) {
     for (let t = 0; t < trials; t++) {
       const target = fround(fround(type.from) + fround(fround(type.by) * t));
@@ -84,21 +91,12 @@ function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit
         product = fround(product + fround(fround(weights[j]! * x) * level));
         square = fround(square + fround(fround(weights[j]! * level) * level));
       }
-      const scale = square > 0 ? fround(product / square) : 0;
-      const gain = fround(scale * product);
-      if (t % group === 0) {
-        gains.push(0);
-        fits.push({ scale: 0, square: 0, excess: 0 });
-      }
-      const last = fits.length - 1;
-      if (gain <= gains[last]!) continue;
-      gains[last] = gain;
-      fits[last] = { scale: side === 0 ? scale : -scale, square, excess: 0 };
+      if (t % group === 0) groups.push([]);
+      const trial = trialOf(product, square);
+      groups.at(-1)!.push(side === 0 ? trial : { ...trial, scale: -trial.scale });
     }
   }
-  const best = fround(max(...gains) * certain);
-  for (const [k, fit] of fits.entries()) fit.excess = max(0, fround(best - gains[k]!));
-  return fits;
+  return fitsFrom(groups);
 }
 
 /** Searches the scales of a block and writes the levels (plus the bound) that go with them; returns the step. */

@@ -20,7 +20,7 @@ const rest: usize = memory.data(4 * 128, 16);
 
 /** Packs the indices of 32 values for a scale: value j with value j + 16. */
 // @ts-ignore: decorator
-@inline function pack(x: usize, scale: f32, output: usize): void {
+@inline export function pack(x: usize, scale: f32, output: usize): void {
   const inverse = f32x4.splat(scale == 0 ? 0 : 1 / scale);
   for (let j: usize = 0; j < 16; j += 4) {
     store<u32>(output + j, indices(x + 4 * j, inverse) | (indices(x + 4 * j + 64, inverse) << 4));
@@ -51,17 +51,17 @@ function iq4_nl(x: usize, weights: usize, output: usize, values: i32): void {
   }
 }
 
-/** Writes a block of IQ4_XS whose scales were searched. */
+/** The codes of the scales of a block of IQ4_XS, -32…31, as bytes. */
+export const codes: usize = memory.data(8, 16);
+
+/** Writes a block of IQ4_XS with the scales that `codes` make of a step. */
 // @ts-ignore: decorator
-@inline function writeXS(x: usize, output: usize): void {
-  const step: f32 = -extremeOf16(scales) / 32;
-  const inverse: f32 = step == 0 ? 0 : 1 / step;
-  store<u16>(output, halfOf(step));
+@inline export function packXS(x: usize, step: f32, half: i32, output: usize): void {
+  store<u16>(output, half);
   let low: u32 = 0;
   let high: u32 = 0;
   for (let s: u32 = 0; s < 8; s++) {
-    const code = max(-32, min(31, nearestInteger(inverse * load<f32>(scales + 4 * s))));
-    // The step itself, not its half: ggml assigns the levels before it rounds.
+    const code = <i32>load<i8>(codes + s);
     pack(x + 128 * s, step * <f32>code, output + 8 + 16 * s);
     const stored = <u32>(code + 32);
     low |= (stored & 15) << (4 * s);
@@ -69,6 +69,18 @@ function iq4_nl(x: usize, weights: usize, output: usize, values: i32): void {
   }
   store<u16>(output, high, 2);
   store<u32>(output, low, 4);
+}
+
+/** Writes a block of IQ4_XS whose scales were searched. */
+// @ts-ignore: decorator
+@inline function writeXS(x: usize, output: usize): void {
+  const step: f32 = -extremeOf16(scales) / 32;
+  const inverse: f32 = step == 0 ? 0 : 1 / step;
+  for (let s: usize = 0; s < 8; s++) {
+    store<i8>(codes + s, max(-32, min(31, nearestInteger(inverse * load<f32>(scales + 4 * s)))));
+  }
+  // The step itself, not its half: ggml assigns the levels before it rounds.
+  packXS(x, step, halfOf(step), output);
 }
 
 /** Lanes are sub-blocks of one block. */

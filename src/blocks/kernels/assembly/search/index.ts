@@ -3,6 +3,7 @@ import { searchAffine } from "./k-affine";
 import { searchQ4_1, searchQ5_1 } from "./offset";
 import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
 import { searchQ1_0 } from "./signs";
+import { searchIQ4_NL, searchIQ4_XS } from "./codebook";
 import { searchQ3_K, searchQ6_K } from "./symmetric";
 import { searchLattice } from "./lattice";
 
@@ -50,6 +51,10 @@ export function searchBlocks(target: i32, x: usize, weights: usize, output: usiz
     case 21:
     case 22:
       return searchLattice(target, x, weights, output, values);
+    case 20:
+      return searchIQ4_NL(x, weights, output, values);
+    case 23:
+      return searchIQ4_XS(x, weights, output, values);
   }
   unreachable();
 }

@@ -1,5 +1,6 @@
 // A block whose sub-blocks have a scale and no offset, turned: lanes are sub-blocks, four of them a group.
 
+import { NEGLIGIBLE } from "../extreme";
 import { turnRows } from "../turn";
 
 /** Bytes of the turned values of a block, of its weights and of their products, one after the other. */
@@ -59,6 +60,7 @@ export const shares: usize = memory.data(4 * 16, 16);
       v128.store(shares + 16 * g, most(at, size));
     }
   }
+  for (let g = groups; g < 4; g++) v128.store(shares + 16 * g, i32x4.splat(0));
   if (weights !== 0) {
     const whole = apart ? i32x4.splat(0) : largestShare();
     const lost = f32x4.eq(whole, i32x4.splat(0));
@@ -76,4 +78,18 @@ export const shares: usize = memory.data(4 * 16, 16);
   for (let at = block; at < block + bytes * groups; at += 16) {
     v128.store(at, f32x4.mul(v128.load(at), v128.load(at, WEIGHTS)), PRODUCTS);
   }
+}
+
+/** Values of the largest magnitudes in a group of sub-blocks; 1 where all of them are negligible. */
+// @ts-ignore: decorator
+@inline export function extremesOf(from: usize, size: usize): v128 {
+  let extreme = i32x4.splat(0);
+  let largest = i32x4.splat(0);
+  for (let at = from; at < from + 16 * size; at += 16) {
+    const x = v128.load(at);
+    const magnitude = f32x4.abs(x);
+    extreme = v128.bitselect(x, extreme, f32x4.gt(magnitude, largest));
+    largest = f32x4.pmax(largest, magnitude);
+  }
+  return v128.bitselect(f32x4.splat(1), extreme, f32x4.lt(largest, f32x4.splat(NEGLIGIBLE)));
 }

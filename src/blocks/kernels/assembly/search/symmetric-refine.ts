@@ -5,9 +5,6 @@ import { floatOf } from "../half";
 import { block, shares, WEIGHTS } from "./symmetric-block";
 import { codes, halfStep } from "./symmetric-steps";
 
-/** Times that codes move to a neighbour and the step is fitted to them again. */
-const PASSES = 3;
-
 /** The best codes seen. */
 const chosen: usize = memory.data(4 * 16, 16);
 
@@ -107,14 +104,15 @@ const SQUARE: usize = 2 * 4 * 16;
  * @param groups four sub-blocks each
  * @param codeBound codes are -codeBound…codeBound - 1
  * @param bound levels are -bound…bound - 1, or the uneven ones for 0
+ * @param passes times that codes move to a neighbour and the step is fitted to them again
  * @returns the best step seen, as a half; `codes` are those that go with it
  */
 // @ts-ignore: decorator
-@inline export function refine(start: i32, size: usize, groups: usize, codeBound: f32, bound: f32): i32 {
+@inline export function refine(start: i32, size: usize, groups: usize, codeBound: f32, bound: f32, passes: i32): i32 {
   let best: f32 = f32.POSITIVE_INFINITY;
   let bestHalf = start;
   let half = start;
-  for (let pass = 0; pass < PASSES; pass++) {
+  for (let pass = 0; pass < passes; pass++) {
     const step = f32x4.splat(floatOf(half));
     let moved = i32x4.splat(0);
     for (let g: usize = 0; g < groups; g++) moved = v128.or(moved, move(g, step, size, codeBound, bound));
@@ -124,7 +122,7 @@ const SQUARE: usize = 2 * 4 * 16;
       bestHalf = half;
       memory.copy(chosen, codes, 64);
     }
-    if (pass === PASSES - 1) break;
+    if (pass === passes - 1) break;
     for (let g: usize = 0; g < groups; g++) measure(g, step, size, bound);
     const product = total(sums + PRODUCT, 4 * groups);
     const square = total(sums + SQUARE, 4 * groups);

@@ -10,10 +10,10 @@ import { widenHalves } from "../number";
 import { shares } from "./symmetric-block";
 
 /** Most fits of a sub-block. */
-const MOST: usize = 12;
+const MOST: usize = 8;
 
 /** Scale, square and excess of the fits of each group, lanes by sub-block. */
-export const fits: usize = memory.data(4 * 12 * 48, 16);
+export const fits: usize = memory.data(4 * 8 * 48, 16);
 export const FIT: usize = 48;
 export const GROUP: usize = MOST * FIT;
 
@@ -27,6 +27,30 @@ const scales: usize = memory.data(4 * 16, 16);
 const CERTAIN: f32 = 1 - 1.0 / 1048576;
 
 const INFINITY: f32 = f32.POSITIVE_INFINITY;
+
+/** Forgets the fits of a group. */
+// @ts-ignore: decorator
+@inline export function clearFits(g: usize): void {
+  memory.fill(fits + GROUP * g, 0, GROUP);
+}
+
+/**
+ * Takes a trial over as a fit where its levels gain more, with their best scale, than those before it.
+ *
+ * @param product Σ weight · value · level
+ * @param square Σ weight · level²
+ * @param mirrored whether the levels stand for their negatives
+ */
+// @ts-ignore: decorator
+@inline export function offer(fit: usize, product: v128, square: v128, mirrored: bool): void {
+  const scale = v128.and(f32x4.div(product, square), f32x4.gt(square, i32x4.splat(0)));
+  const gain = f32x4.mul(scale, product);
+  const best = v128.load(fit, 32);
+  const more = f32x4.gt(gain, best);
+  v128.store(fit, v128.bitselect(mirrored ? f32x4.neg(scale) : scale, v128.load(fit), more));
+  v128.store(fit, v128.bitselect(square, v128.load(fit, 16), more), 16);
+  v128.store(fit, v128.bitselect(gain, best, more), 32);
+}
 
 /** Turns the gains of a group's fits, which are where their excess belongs, into that; notes the best scales. */
 // @ts-ignore: decorator
@@ -48,7 +72,7 @@ const INFINITY: f32 = f32.POSITIVE_INFINITY;
 
 /** Halves nearest to four steps, zero-extended; the least ones in place of zero. */
 // @ts-ignore: decorator
-@inline function halfSteps(steps: v128): v128 {
+@inline export function halfSteps(steps: v128): v128 {
   const found = halves(steps);
   const none = i32x4.eq(v128.and(found, i32x4.splat(0x7fff)), i32x4.splat(0));
   return v128.or(found, v128.and(none, i32x4.splat(1)));
@@ -67,9 +91,10 @@ const INFINITY: f32 = f32.POSITIVE_INFINITY;
   return f32x4.pmax(f32x4.pmin(code, f32x4.splat(bound - 1)), f32x4.splat(-bound));
 }
 
+/** How much more fits lose with other scales. */
 // @ts-ignore: decorator
-@inline function lossOf(scale: v128, square: v128, excess: v128, code: v128, step: v128): v128 {
-  const off = f32x4.sub(scale, f32x4.mul(step, code));
+@inline export function lossOf(scale: v128, square: v128, excess: v128, other: v128): v128 {
+  const off = f32x4.sub(scale, other);
   return f32x4.add(excess, f32x4.mul(f32x4.mul(square, off), off));
 }
 
@@ -84,7 +109,7 @@ const INFINITY: f32 = f32.POSITIVE_INFINITY;
     for (let at = from; at < from + FIT * count; at += FIT) {
       const scale = v128.load32_splat(at);
       const code = codesOf(scale, inverse, bound);
-      const lost = lossOf(scale, v128.load32_splat(at, 16), v128.load32_splat(at, 32), code, step);
+      const lost = lossOf(scale, v128.load32_splat(at, 16), v128.load32_splat(at, 32), f32x4.mul(step, code));
       least = f32x4.pmin(least, lost);
     }
     loss = f32x4.add(loss, f32x4.mul(v128.load32_splat(shares + 4 * s), least));
@@ -111,7 +136,7 @@ let losses: v128 = i32x4.splat(0);
       const scale = v128.load32_splat(at);
       const stiffness = v128.load32_splat(at, 16);
       const code = codesOf(scale, inverse, bound);
-      const lost = lossOf(scale, stiffness, v128.load32_splat(at, 32), code, step);
+      const lost = lossOf(scale, stiffness, v128.load32_splat(at, 32), f32x4.mul(step, code));
       const less = f32x4.lt(lost, least);
       const weight = f32x4.mul(code, stiffness);
       ownProduct = v128.bitselect(f32x4.mul(weight, scale), ownProduct, less);
@@ -138,7 +163,7 @@ let losses: v128 = i32x4.splat(0);
     for (let at = from; at < from + FIT * count; at += FIT) {
       const scale = v128.load(at);
       const code = codesOf(scale, inverse, bound);
-      const lost = lossOf(scale, v128.load(at, 16), v128.load(at, 32), code, step);
+      const lost = lossOf(scale, v128.load(at, 16), v128.load(at, 32), f32x4.mul(step, code));
       chosen = v128.bitselect(code, chosen, f32x4.lt(lost, least));
       least = f32x4.pmin(least, lost);
     }
@@ -179,6 +204,7 @@ const lanes: usize = memory.data(4 * 12, 16);
   spacing: f32,
   steps: i32,
 ): i32 {
+  for (let g = groups; g < 4; g++) v128.store(scales + 16 * g, i32x4.splat(0));
   const start = extremeOf16(scales) / -bound;
   if (start === 0) return 0;
   let least = f32x4.splat(INFINITY);

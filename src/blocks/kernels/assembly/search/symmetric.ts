@@ -1,13 +1,12 @@
 // Q3_K and Q6_K: a scale for every 16 values, in steps of one half for 256.
 
-import { NEGLIGIBLE } from "../extreme";
 import { floatOf } from "../half";
 import { codes as bytesOf3, levels as levelsOf3, packCodes, packLevels } from "../k/q3_k";
 import { levels as levelsOf6, pack } from "../q6_k";
 import { MAGIC } from "../rounding";
-import { block, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
+import { block, extremesOf, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
 import { refine } from "./symmetric-refine";
-import { chooseStep, codes, FIT, fits, GROUP, settleFits } from "./symmetric-steps";
+import { chooseStep, clearFits, codes, FIT, fits, GROUP, offer, settleFits } from "./symmetric-steps";
 
 const VALUES: i32 = 256;
 const Q3_BYTES: usize = 110;
@@ -16,35 +15,9 @@ const Q6_BYTES: usize = 210;
 /** Consecutive trials of which the best is kept as a fit. */
 const TOGETHER = 4;
 
-/** Values of the largest magnitudes in a group of sub-blocks; 1 where all of them are negligible. */
-// @ts-ignore: decorator
-@inline function extremesOf(from: usize): v128 {
-  let extreme = i32x4.splat(0);
-  let size = i32x4.splat(0);
-  for (let at = from; at < from + 16 * 16; at += 16) {
-    const x = v128.load(at);
-    const magnitude = f32x4.abs(x);
-    extreme = v128.bitselect(x, extreme, f32x4.gt(magnitude, size));
-    size = f32x4.pmax(size, magnitude);
-  }
-  return v128.bitselect(f32x4.splat(1), extreme, f32x4.lt(size, f32x4.splat(NEGLIGIBLE)));
-}
-
 // @ts-ignore: decorator
 @inline function within(level: v128, low: f32, high: f32): v128 {
   return f32x4.pmax(f32x4.pmin(level, f32x4.splat(high)), f32x4.splat(low));
-}
-
-/** Takes a trial over as a fit where it gains more than those before it. */
-// @ts-ignore: decorator
-@inline function settle(fit: usize, product: v128, square: v128, mirrored: bool): void {
-  const scale = v128.and(f32x4.div(product, square), f32x4.gt(square, i32x4.splat(0)));
-  const gain = f32x4.mul(scale, product);
-  const best = v128.load(fit, 32);
-  const more = f32x4.gt(gain, best);
-  v128.store(fit, v128.bitselect(mirrored ? f32x4.neg(scale) : scale, v128.load(fit), more));
-  v128.store(fit, v128.bitselect(square, v128.load(fit, 16), more), 16);
-  v128.store(fit, v128.bitselect(gain, best, more), 32);
 }
 
 /**
@@ -90,11 +63,11 @@ const TOGETHER = 4;
       squareD = f32x4.add(squareD, f32x4.mul(f32x4.mul(weight, levelD), levelD));
     }
   }
-  settle(fit, productA, squareA, false);
-  settle(fit, productB, squareB, false);
+  offer(fit, productA, squareA, false);
+  offer(fit, productB, squareB, false);
   if (both) {
-    settle(mirror, productC, squareC, true);
-    settle(mirror, productD, squareD, true);
+    offer(mirror, productC, squareC, true);
+    offer(mirror, productD, squareD, true);
   }
 }
 
@@ -107,10 +80,10 @@ const TOGETHER = 4;
 // @ts-ignore: decorator
 @inline function tryGroup(g: usize, first: f32, by: f32, trials: i32, bound: f32, both: bool): void {
   const from = block + 16 * 16 * g;
-  const extreme = extremesOf(from);
+  const extreme = extremesOf(from, 16);
   const found = <usize>(trials / TOGETHER);
   let fit = fits + GROUP * g;
-  memory.fill(fit, 0, GROUP);
+  clearFits(g);
   for (let t = 0; t < trials; t += TOGETHER) {
     for (let k = t; k < t + TOGETHER; k += 2) {
       const a = f32x4.div(f32x4.splat(-(first + by * <f32>k)), extreme);
@@ -157,7 +130,7 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
     if (start === 0) {
       memory.fill(output, 0, Q3_BYTES);
     } else {
-      const half = refine(start, 16, 4, 32, 4);
+      const half = refine(start, 16, 4, 32, 4, 3);
       store<u16>(output, half, 108);
       writeCodes(32, bytesOf3);
       writeLevels(x, floatOf(half), 4, levelsOf3);
@@ -179,7 +152,7 @@ export function searchQ6_K(x: usize, weights: usize, output: usize, values: i32)
     if (start === 0) {
       memory.fill(output, 0, Q6_BYTES);
     } else {
-      const half = refine(start, 16, 4, 128, 32);
+      const half = refine(start, 16, 4, 128, 32, 3);
       store<u16>(output, half, 208);
       writeCodes(0, output + 192);
       writeLevels(x, floatOf(half), 32, levelsOf6);
