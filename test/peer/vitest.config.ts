@@ -3,9 +3,6 @@ import { defineConfig } from "vitest/config";
 
 /** Tests that `npm test` runs a part of. */
 const campaigns = [
-  "test/blocks/encode.test.ts",
-  "test/blocks/kernels.test.ts",
-  "test/blocks/search.test.ts",
   "test/pipeline/llama-quantize.test.ts",
   "test/quantize/campaign.test.ts",
   "test/verify/figures.test.ts",
