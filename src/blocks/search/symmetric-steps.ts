@@ -22,7 +22,7 @@ export interface Layout {
   /** Times that codes move to a neighbour and the step is fitted to them again. */
   readonly passes: number;
   /** The level nearest to a value. */
-  levelOf(value: number): number;
+  readonly levelOf: (value: number) => number;
 }
 
 /** A block in work. */
