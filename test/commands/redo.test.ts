@@ -14,7 +14,8 @@ import { writeImatrix } from "../support/imatrix.js";
 import { type CommandRun, runCommand } from "../support/run-command.js";
 
 function quantize(source: string, out: string, ...flags: string[]): Promise<CommandRun> {
-  return runCommand(Quantize, [source, "--type", "q4_0", "--out", out, "--threads", "1", ...flags]);
+  const common = ["--type", "q4_0", "--method", "ggml", "--out", out, "--threads", "1"];
+  return runCommand(Quantize, [source, ...common, ...flags]);
 }
 
 function misuse(words: RegExp): unknown {
