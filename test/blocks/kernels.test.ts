@@ -16,6 +16,8 @@ const sources = ["F32", "F16", "BF16"] as const;
 const unlimited: ReadonlySet<BlockTypeName> = new Set(["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K"]);
 /** The reference is held to ggml elsewhere; here ggml's tables for these would take a minute. */
 const lattices = /^IQ[123]/;
+/** Largest magnitude that a type takes which looks at values one by one. */
+const largest = (target: BlockTypeName): number => (target === "NVFP4" ? 2688 : 65504);
 const pairs = sources.flatMap((source) => encodable.map((target) => [source, target] as const));
 const CAPACITY = 8192;
 
