@@ -1,4 +1,4 @@
-/** Whether campaigns run in full, as `npm run test:peer` asks for, and not only in part. */
+/** Whether campaigns run in full: `LAPIDARY_CAMPAIGN=full npm test`. */
 export const fullCampaign = process.env["LAPIDARY_CAMPAIGN"] === "full";
 
 /** Runs of a property: all of them, or a tenth. */
