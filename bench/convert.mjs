@@ -44,7 +44,14 @@ const bytes = statSync(input).size;
 const output = join(folder, "out.gguf");
 
 async function convert(mix) {
-  const plan = planCheckpoint({ config, weights, shards: checkpoint.shards, keepUnusedKv: true, mix, method: "ggml" });
+  const plan = planCheckpoint({
+    config,
+    weights,
+    shards: checkpoint.shards,
+    keepUnusedKv: true,
+    mix,
+    method: "ggml",
+  });
   await runPlan({
     plan,
     output,
