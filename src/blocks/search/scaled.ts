@@ -95,12 +95,7 @@ export const searchQ8_0 = encoder(
 );
 
 /** Q2_0: levels −1…2 for 64 values. */
-export const searchQ2_0 = encoder(
-  { ...trits, highest: 2, first: 1, nearRatio: 1.32 },
-  64,
-  18,
-  storeQ2_0,
-);
+export const searchQ2_0 = encoder({ ...trits, highest: 2, first: 1, nearRatio: 1.32 }, 64, 18, storeQ2_0);
 
 /** TQ1_0: levels −1…1 for 256 values. */
 export const searchTQ1_0 = encoder(trits, 256, 54, storeTQ1_0);

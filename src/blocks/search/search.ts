@@ -1,13 +1,6 @@
 import { searchMXFP4, searchNVFP4 } from "./fp4.js";
 import { searchQ4_1, searchQ5_1 } from "./offset.js";
-import {
-  searchQ2_0,
-  searchQ4_0,
-  searchQ5_0,
-  searchQ8_0,
-  searchTQ1_0,
-  searchTQ2_0,
-} from "./scaled.js";
+import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled.js";
 import { searchQ1_0 } from "./signs.js";
 import type { BlockTypeName, Encoder } from "../types.js";
 
