@@ -20,21 +20,31 @@ function encoder(search: ScaleSearch, values: number, bytes: number, store: Stor
   };
 }
 
-/** Levels −bound…bound − 1: the best scale puts the largest value beyond the last level, seldom before it. */
-function halves(bound: number): ScaleSearch {
-  return {
-    lowest: -bound,
-    highest: bound - 1,
-    first: 0.75 * bound,
-    near: 19,
-    nearRatio: 1.03,
-    far: 4,
-    farRatio: 1.15,
-    fine: 3,
-    fineStep: 0.006,
-    rounds: 3,
-  };
-}
+/** Q4_0's: the best scale puts the largest value beyond the last level, seldom before it. */
+const sixteen: ScaleSearch = {
+  lowest: -8,
+  highest: 7,
+  first: 0.75 * 8,
+  near: 19,
+  nearRatio: 1.03,
+  far: 4,
+  farRatio: 1.15,
+  fine: 3,
+  fineStep: 0.006,
+  rounds: 3,
+};
+
+/** Q5_0's: twice the levels change twice as often with the scale. */
+const thirtyTwo: ScaleSearch = {
+  ...sixteen,
+  lowest: -16,
+  highest: 15,
+  first: 0.75 * 16,
+  near: 25,
+  nearRatio: 1.0228,
+  fine: 4,
+  fineStep: 0.0045,
+};
 
 /** Levels that most values lie within half of: the best scale may be far below the largest value. */
 const trits: ScaleSearch = {
@@ -51,12 +61,12 @@ const trits: ScaleSearch = {
 };
 
 /** Q4_0: levels −8…7 for 32 values. */
-export const searchQ4_0 = encoder(halves(8), 32, 18, (levels, d, out, at) =>
+export const searchQ4_0 = encoder(sixteen, 32, 18, (levels, d, out, at) =>
   storeLevels(levels, { scale: d, offset: 0 }, { offset: false, fifth: false }, out, at),
 );
 
 /** Q5_0: levels −16…15 for 32 values. */
-export const searchQ5_0 = encoder(halves(16), 32, 22, (levels, d, out, at) =>
+export const searchQ5_0 = encoder(thirtyTwo, 32, 22, (levels, d, out, at) =>
   storeLevels(levels, { scale: d, offset: 0 }, { offset: false, fifth: true }, out, at),
 );
 

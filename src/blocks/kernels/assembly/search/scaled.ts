@@ -66,7 +66,7 @@ const Q2_0 = 42;
 // @ts-ignore: decorator
 @inline function find(type: i32, weighted: bool): v128 {
   if (type == Q4_0) return searchScale(32, weighted, -8, 7, 6, 19, 1.03, 4, 1.15, 3, 0.006, 3);
-  if (type == Q5_0) return searchScale(32, weighted, -16, 15, 12, 19, 1.03, 4, 1.15, 3, 0.006, 3);
+  if (type == Q5_0) return searchScale(32, weighted, -16, 15, 12, 25, 1.0228, 4, 1.15, 4, 0.0045, 3);
   if (type == Q8_0) return searchScale(32, weighted, -127, 127, 120, 7, 1.0086, 0, 1, 0, 0, 2);
   if (type == Q2_0) return searchScale(64, weighted, -1, 2, 1, 7, 1.32, 0, 1, 1, 0.06, 2);
   return searchScale(256, weighted, -1, 1, 0.7, 7, 1.35, 0, 1, 1, 0.06, 2);
