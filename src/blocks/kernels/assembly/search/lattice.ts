@@ -6,15 +6,13 @@
 // the scales that will be stored. What that gives joins the trials, the scale of the block is fitted anew, and so on.
 
 import { halfOf, floatOf } from "../half";
-import { digitsOf } from "../lattice/block";
+// Weights, products and sizes are what their names say here too; shares are the weights in units of 2^-8 of the largest
+// of their group.
+import { digitsOf, products, roots as shares, scales, signs, sizes, weights } from "../lattice/block";
 import { base } from "../lattice/tables";
-import { placeAll, product, products, setSteps, shares, sizes, square, sumOf, weights } from "./lattice-place";
+import { placeAll, product, setSteps, square, sumOf } from "./lattice-place";
 import { useCandidates } from "./lattice-tables";
 
-/** Signs of each eight values, a set bit for a minus. */
-const signs: usize = memory.data(32, 16);
-/** The best scales of the sub-blocks found in trials. */
-const scales: usize = memory.data(4 * 16, 16);
 /** What the trials of the best scales gain. */
 const gains: usize = memory.data(4 * 16, 16);
 /** Trials of each sub-block, and their 2·A and B. */
@@ -29,9 +27,9 @@ const bestPoints: usize = memory.data(2 * 64, 16);
 const bestCodes: usize = memory.data(16, 16);
 const lanes: usize = memory.data(32, 16);
 
-const CANDIDATES: i32 = 8;
 /** Scales of the block that are tried, in terms of the largest scale of a sub-block. */
-const factors: usize = memory.data(4 * 16, 16);
+const CANDIDATES: i32 = 8;
+const factors: usize = memory.data(4 * 8, 16);
 
 /** How far beyond the planned trials a sub-block may go. */
 const FURTHER: i32 = 2;
