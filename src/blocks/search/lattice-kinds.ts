@@ -87,11 +87,11 @@ export const iq2_s: LatticeKind = {
   size: 16,
   unit: 1 / 8,
   even: false,
-  ofMean: fround(0.22),
-  ofLargest: fround(0.05),
+  ofMean: fround(0.2),
+  ofLargest: fround(0.07),
   reach: 1,
   rounds: 1,
-  step: fround(0.13),
+  step: fround(0.15),
   bytes: 82,
   store(block, { points, codes }, signs) {
     for (const [group, point] of points.entries()) {

@@ -12,12 +12,12 @@ import type { LatticeKind } from "./lattice-kinds.js";
 const { fround, max, min, sqrt } = Math;
 
 /** How far beyond the planned trials a sub-block may go. */
-const further = 3;
+const further = 2;
 /** Half of the least scale that is stored. */
 const leastScale = 2 ** -25;
 
 /** Scales of the block that are tried, in terms of the largest scale of a sub-block. */
-const factors = Float32Array.from({ length: 16 }, (_, i) => 1 / (22 + 0.75 * i));
+const factors = Float32Array.from({ length: 8 }, (_, i) => 1 / (22 + 1.5 * i));
 
 /** What a placement of a sub-block comes to: 2·A and B. */
 interface Trial {

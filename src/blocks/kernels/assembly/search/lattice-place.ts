@@ -5,21 +5,11 @@
 // integers, 2^8 for the largest weight of the group, in a table for each of four slots: elements of groups of four,
 // pairs of elements of groups of eight. A candidate is four bytes, one for each slot, that look its errors up.
 
-import { digitsOf } from "../lattice/block";
+import { digitsOf, products, roots as shares, sizes, weights } from "../lattice/block";
 import { candidatesOf, CANDIDATES, pointOf } from "./lattice-tables";
 
-/** Weights of a block, weight times magnitude, magnitudes (negated where a sign was turned around). */
-export const weights: usize = memory.data(4 * 256, 16);
-export const products: usize = memory.data(4 * 256, 16);
-export const sizes: usize = memory.data(4 * 256, 16);
-/** Weights in units of 2^-8 of the largest of their group. */
-export const shares: usize = memory.data(4 * 256, 16);
 /** Codes of the groups of a sub-block: digits of the nearest levels. */
 const codes: usize = memory.data(4 * 8, 16);
-/** r', twice r − r' of a group of four. */
-const nearer: usize = memory.data(16, 16);
-const beyond: usize = memory.data(16, 16);
-
 /** Largest error of an element, so that no sum exceeds 16 bits. */
 const CAP_OF_FOUR: f32 = 16383;
 const CAP_OF_EIGHT: f32 = 8191;

@@ -6,18 +6,17 @@
 // the scales that will be stored. What that gives joins the trials, the scale of the block is fitted anew, and so on.
 
 import { halfOf, floatOf } from "../half";
-import { digitsOf } from "../lattice/block";
+// Weights, products and sizes are what their names say here too; shares are the weights in units of 2^-8 of the largest
+// of their group.
+import { digitsOf, products, roots as shares, scales, signs, sizes, weights } from "../lattice/block";
 import { base } from "../lattice/tables";
-import { placeAll, product, products, setSteps, shares, sizes, square, sumOf, weights } from "./lattice-place";
+import { placeAll, product, setSteps, square, sumOf } from "./lattice-place";
 import { useCandidates } from "./lattice-tables";
 
-/** Signs of each eight values, a set bit for a minus. */
-const signs: usize = memory.data(32, 16);
-/** The best scales of the sub-blocks found in trials. */
-const scales: usize = memory.data(4 * 16, 16);
 /** What the trials of the best scales gain. */
 const gains: usize = memory.data(4 * 16, 16);
-/** 2·A and B of each sub-block, by trial. */
+/** Trials of each sub-block, and their 2·A and B. */
+const counts: usize = memory.data(4 * 16, 16);
 const doubles: usize = memory.data(64 * 16, 16);
 const squares: usize = memory.data(64 * 16, 16);
 /** Codes of the scales for each of four scales of the block. */
@@ -28,16 +27,15 @@ const bestPoints: usize = memory.data(2 * 64, 16);
 const bestCodes: usize = memory.data(16, 16);
 const lanes: usize = memory.data(32, 16);
 
-const CANDIDATES: i32 = 16;
 /** Scales of the block that are tried, in terms of the largest scale of a sub-block. */
-const factors: usize = memory.data(4 * 16, 16);
+const CANDIDATES: i32 = 8;
+const factors: usize = memory.data(4 * 8, 16);
 
 /** How far beyond the planned trials a sub-block may go. */
-const FURTHER: i32 = 3;
+const FURTHER: i32 = 2;
 
-/** Trials to either side of the guess, and all that a sub-block may have before the rounds. */
+/** Trials to either side of the guess. */
 let reach: i32 = 1;
-let trials: i32 = 6;
 /** How often the whole block is placed at the scales to be stored. */
 let rounds: i32 = 0;
 /** By how much of the guess trials differ. */
@@ -48,7 +46,6 @@ let ofLargest: f32 = 0;
 
 function setTrials(sides: i32, times: i32, apart: f32, mean: f32, largest: f32): void {
   reach = sides;
-  trials = 2 * sides + 1 + FURTHER;
   rounds = times;
   step = apart;
   ofMean = mean;
@@ -67,7 +64,7 @@ function setTrialsOf(target: i32): void {
     case 21:
       return setTrials(1, 2, 0.13, 0.045, 0.045);
   }
-  setTrials(1, 1, 0.13, 0.22, 0.05);
+  setTrials(1, 1, 0.15, 0.2, 0.07);
 }
 
 /** What all weights have at least, of the largest of the block: values that do not matter still get their places. */
@@ -160,9 +157,11 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
 
 /** Places a sub-block at a scale and takes what comes of it as a trial. Returns what it gains. */
 // @ts-ignore: decorator
-@inline function tryOne(s: usize, trial: i32, scale: f32, size: usize, eight: bool): f32 {
+@inline function tryOne(s: usize, scale: f32, size: usize, eight: bool): f32 {
   placeAll(base, 4 * size * s, size, max(scale, LEAST_SCALE), points + 2 * s * (eight ? size / 8 : size / 4), eight);
-  const to: usize = 64 * <usize>trial + 4 * s;
+  const count = load<u32>(counts + 4 * s);
+  const to: usize = 64 * s + 4 * <usize>count;
+  store<u32>(counts + 4 * s, count + 1);
   store<f32>(doubles + to, product + product);
   store<f32>(squares + to, square);
   const own = max(product, 0) / square;
@@ -181,21 +180,16 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   let side = 0;
   let trial = 0;
   for (; trial <= 2 * reach; trial++) {
-    const gain = tryOne(s, trial, guess * (1 + step * <f32>(trial - reach)), size, eight);
+    const gain = tryOne(s, guess * (1 + step * <f32>(trial - reach)), size, eight);
     if (gain > best) {
       best = gain;
       side = trial === 0 ? -1 : trial === 2 * reach ? 1 : 0;
     }
   }
   for (let further = 1; side !== 0 && further <= FURTHER; further++) {
-    const gain = tryOne(s, trial, guess * (1 + step * <f32>(side * (reach + further))), size, eight);
-    trial++;
+    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, eight);
     if (gain > best) best = gain;
     else side = 0;
-  }
-  for (; trial < trials; trial++) {
-    store<f32>(doubles + 64 * trial + 4 * s, 0);
-    store<f32>(squares + 64 * trial + 4 * s, Infinity);
   }
 }
 
@@ -204,7 +198,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
  * one and its neighbours.
  */
 // @ts-ignore: decorator
-@inline function bound(scale: v128, count: usize, known: i32): v128 {
+@inline function bound(scale: v128, count: usize): v128 {
   let sum = i32x4.splat(0);
   const one = i32x4.splat(1);
   for (let s: usize = 0; s < count; s++) {
@@ -212,12 +206,12 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
     const nearest = digitsOf(ratio, 15);
     let least = f32x4.splat(Infinity);
     let chosen = nearest;
+    const end: usize = 64 * s + 4 * <usize>load<u32>(counts + 4 * s);
     for (let side = -1; side <= 1; side++) {
       const code = i32x4.max_s(i32x4.min_s(i32x4.add(nearest, i32x4.splat(side)), i32x4.splat(15)), i32x4.splat(0));
       const own = f32x4.mul(scale, f32x4.convert_i32x4_s(i32x4.add(i32x4.add(code, code), one)));
       const before = least;
-      for (let trial: usize = 0; trial < 64 * <usize>known; trial += 64) {
-        const at = trial + 4 * s;
+      for (let at: usize = 64 * s; at < end; at += 4) {
         const error = f32x4.sub(f32x4.mul(own, v128.load32_splat(squares + at)), v128.load32_splat(doubles + at));
         least = f32x4.pmin(least, f32x4.mul(own, error));
       }
@@ -239,7 +233,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   let best = i32x4.splat(0);
   for (let i: usize = 0; i < 4 * <usize>CANDIDATES; i += 16) {
     const scale = f32x4.mul(f32x4.splat(most), v128.load(factors + i));
-    const error = bound(scale, count, trials);
+    const error = bound(scale, count);
     best = v128.bitselect(scale, best, f32x4.lt(error, least));
     least = f32x4.pmin(least, error);
   }
@@ -254,6 +248,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   const count: usize = 256 / size;
   share(eight);
   for (let s: usize = 0; s < count; s++) {
+    store<u32>(counts + 4 * s, 0);
     store<f32>(scales + 4 * s, 0);
     store<f32>(gains + 4 * s, 0);
     searchScale(s, guess(x, 4 * size * s, size), size, eight);
@@ -264,14 +259,14 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   for (let round = 0; round < rounds; round++) {
     const scale = floatOf(half);
     if (scale === 0) break;
-    bound(f32x4.splat(scale), count, trials + round);
+    bound(f32x4.splat(scale), count);
     let error: f32 = 0;
     let above: f32 = 0;
     let below: f32 = 0;
     for (let s: usize = 0; s < count; s++) {
       const steps: f32 = <f32>((load<i32>(codes + 16 * s) << 1) + 1);
       const own = scale * steps;
-      tryOne(s, trials + round, own, size, eight);
+      tryOne(s, own, size, eight);
       error += own * (own * square - (product + product));
       above += product * steps;
       below += square * steps * steps;
@@ -380,7 +375,7 @@ export function searchLattice(target: i32, x: usize, importance: usize, output: 
   useCandidates(target);
   setSteps(target);
   setTrialsOf(target);
-  for (let i: i32 = 0; i < CANDIDATES; i++) store<f32>(factors + 4 * i, 1 / (<f32>22 + <f32>i * <f32>0.75));
+  for (let i: i32 = 0; i < CANDIDATES; i++) store<f32>(factors + 4 * i, 1 / (<f32>22 + <f32>i * <f32>1.5));
   const bytes = bytesOf(target);
   for (let j = 0; j < values; j += 256) {
     readBlock(x, importance);
