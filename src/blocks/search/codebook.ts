@@ -1,5 +1,6 @@
 import { iq4Levels } from "../decode/codebook.js";
 import { nearestIndex, packCodes, packIndices } from "../encode/codebook.js";
+import { nearest } from "../encode/nearest.js";
 import { extremeOf, negligible } from "../encode/symmetric.js";
 import { halfToFloat } from "../floats.js";
 import {
@@ -25,7 +26,7 @@ function levelOf(value: number): number {
 
 /**
  * Ends of windows of trials: where they put the value of largest magnitude, below zero and above it. The levels at
- * the ends are looked up, and a trial within takes one of them for each value: midpoints of one sign are more than
+ * the ends are looked up to the precision of integers, and a trial within takes one of them for each value: midpoints of one sign are more than
  * a fifth apart, so that hardly a value passes two.
  */
 const ends: readonly (readonly number[])[] = [
@@ -103,7 +104,7 @@ function fitsOf(values: Float32Array, weights: Float32Array): Fit[] {
   const inverseFor = (target: number): number => fround(target / divisor);
   const levelsAt = (target: number): number[] => {
     const inverse = inverseFor(target);
-    return Array.from(values, (x) => levelOf(fround(x * inverse)));
+    return Array.from(values, (x) => levelOf(nearest(x * inverse)));
   };
   const windows: Trial[][] = [];
   for (const side of ends) {

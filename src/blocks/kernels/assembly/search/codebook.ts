@@ -7,6 +7,7 @@
 import { codes as codesOfXS, pack, packXS } from "../codebook/index";
 import { floatOf, halves } from "../half";
 import { widenHalves } from "../number";
+import { MAGIC } from "../rounding";
 import { block, extremesOf, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
 import { inversesOf, levelsOf, refine } from "./symmetric-refine";
 import {
@@ -51,10 +52,41 @@ const SQUARE: usize = 2 * VECTORS;
 let lowProduct: v128 = i32x4.splat(0);
 let lowSquare: v128 = i32x4.splat(0);
 
-/** Looks up the levels at the end of a window. */
+/**
+ * The integers from which on a number belongs to the next level, as a tree: entry 2k and 2k + 1 come below and
+ * above entry k.
+ */
+const tree = i8x16(0, -4, -57, 46, -93, -28, 19, 79, -115, -74, -42, -16, 7, 32, 61, 101);
+const levels = i8x16(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+
+/** One step down the tree. */
+// @ts-ignore: decorator
+@inline function descend(numbers: v128, place: v128): v128 {
+  return i8x16.sub(i8x16.add(place, place), i8x16.ge_s(numbers, i8x16.swizzle(tree, place)));
+}
+
+/** The integer nearest to a value times an inverse scale. */
+// @ts-ignore: decorator
+@inline function integers(at: usize, inverse: v128): v128 {
+  const bits = f32x4.add(f32x4.mul(v128.load(at), inverse), f32x4.splat(MAGIC));
+  return i32x4.sub(bits, i32x4.splat(0x4b400000));
+}
+
+/** Looks up the levels at the end of a window, to the precision of integers. */
 function lookUp(from: usize, inverse: v128, to: usize): void {
-  for (let j: usize = 0; j < VECTORS; j += 16) {
-    v128.store(to + j, levelsOf(f32x4.mul(v128.load(from + j), inverse), 0));
+  for (let j: usize = 0; j < VECTORS; j += 64) {
+    const ab = i16x8.narrow_i32x4_s(integers(from + j, inverse), integers(from + j + 16, inverse));
+    const cd = i16x8.narrow_i32x4_s(integers(from + j + 32, inverse), integers(from + j + 48, inverse));
+    const numbers = i8x16.narrow_i16x8_s(ab, cd);
+    let place = i8x16.sub(i8x16.splat(2), i8x16.ge_s(numbers, i8x16.splat(-4)));
+    place = descend(numbers, descend(numbers, descend(numbers, place)));
+    const found = i8x16.swizzle(levels, i8x16.sub(place, i8x16.splat(16)));
+    const low = i16x8.extend_low_i8x16_s(found);
+    const high = i16x8.extend_high_i8x16_s(found);
+    v128.store(to + j, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(low)));
+    v128.store(to + j, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(low)), 16);
+    v128.store(to + j, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(high)), 32);
+    v128.store(to + j, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(high)), 48);
   }
 }
 
@@ -111,10 +143,18 @@ function lookUp(from: usize, inverse: v128, to: usize): void {
     squareC = f32x4.add(squareC, v128.and(square, passedC));
     squareD = f32x4.add(squareD, v128.and(square, passedD));
   }
-  offer(fit, f32x4.add(lowProduct, productA), f32x4.add(lowSquare, squareA), false);
-  offer(fit, f32x4.add(lowProduct, productB), f32x4.add(lowSquare, squareB), false);
-  offer(fit, f32x4.add(lowProduct, productC), f32x4.add(lowSquare, squareC), false);
-  offer(fit, f32x4.add(lowProduct, productD), f32x4.add(lowSquare, squareD), false);
+  offer(
+    fit,
+    f32x4.add(lowProduct, productA),
+    f32x4.add(lowSquare, squareA),
+    f32x4.add(lowProduct, productB),
+    f32x4.add(lowSquare, squareB),
+    f32x4.add(lowProduct, productC),
+    f32x4.add(lowSquare, squareC),
+    f32x4.add(lowProduct, productD),
+    f32x4.add(lowSquare, squareD),
+    false,
+  );
 }
 
 /** The inverse scale of trial `t` of eight between two ends. */

@@ -12,28 +12,26 @@ const VALUES: i32 = 256;
 const Q3_BYTES: usize = 110;
 const Q6_BYTES: usize = 210;
 
-/** Consecutive trials of which the best is kept as a fit. */
-const TOGETHER = 4;
-
 // @ts-ignore: decorator
 @inline function within(level: v128, low: f32, high: f32): v128 {
   return f32x4.pmax(f32x4.pmin(level, f32x4.splat(high)), f32x4.splat(low));
 }
 
 /**
- * Tries two inverse scales on levels -bound…bound - 1 and, if `both`, on -bound + 1…bound. Their sums over the
- * values are taken side by side: within one, every addition waits for the one before it.
+ * Sums of four trials: Σ weight · value · level and Σ weight · level² of each, on levels -bound…bound - 1, then the
+ * same on levels -bound + 1…bound.
+ */
+const sums: usize = memory.data(16 * 16, 16);
+
+/** How far the sums of the second kind are. */
+const MIRRORED: usize = 8 * 16;
+
+/**
+ * Takes the sums of two inverse scales, those of the second kind if `both`. Side by side they keep the adders busy:
+ * within one sum, every addition waits for the one before it.
  */
 // @ts-ignore: decorator
-@inline function tryTwo(
-  from: usize,
-  a: v128,
-  b: v128,
-  bound: f32,
-  both: bool,
-  fit: usize,
-  mirror: usize,
-): void {
+@inline function sumTwo(from: usize, a: v128, b: v128, bound: f32, both: bool, to: usize): void {
   let productA = i32x4.splat(0);
   let squareA = i32x4.splat(0);
   let productB = i32x4.splat(0);
@@ -63,16 +61,43 @@ const TOGETHER = 4;
       squareD = f32x4.add(squareD, f32x4.mul(f32x4.mul(weight, levelD), levelD));
     }
   }
-  offer(fit, productA, squareA, false);
-  offer(fit, productB, squareB, false);
+  v128.store(to, productA);
+  v128.store(to, squareA, 16);
+  v128.store(to, productB, 32);
+  v128.store(to, squareB, 48);
   if (both) {
-    offer(mirror, productC, squareC, true);
-    offer(mirror, productD, squareD, true);
+    v128.store(to, productC, MIRRORED);
+    v128.store(to, squareC, MIRRORED + 16);
+    v128.store(to, productD, MIRRORED + 32);
+    v128.store(to, squareD, MIRRORED + 48);
   }
 }
 
+/** Offers the four trials whose sums are at `at` as a fit. */
+// @ts-ignore: decorator
+@inline function offerSums(fit: usize, at: usize, mirrored: bool): void {
+  offer(
+    fit,
+    v128.load(at),
+    v128.load(at, 16),
+    v128.load(at, 32),
+    v128.load(at, 48),
+    v128.load(at, 64),
+    v128.load(at, 80),
+    v128.load(at, 96),
+    v128.load(at, 112),
+    mirrored,
+  );
+}
+
+/** The inverse scale of trial `t`. */
+// @ts-ignore: decorator
+@inline function trial(t: i32, first: f32, by: f32, extreme: v128): v128 {
+  return f32x4.div(f32x4.splat(-(first + by * <f32>t)), extreme);
+}
+
 /**
- * Makes the fits of a group: the best of every few trials, by how much of the error its own best scale takes away.
+ * Makes the fits of a group: the best of every four trials, by how much of the error its own best scale takes away.
  *
  * @param first below zero, where the first trial puts the value of largest magnitude
  * @param by how far from there the next ones put it
@@ -81,15 +106,14 @@ const TOGETHER = 4;
 @inline function tryGroup(g: usize, first: f32, by: f32, trials: i32, bound: f32, both: bool): void {
   const from = block + 16 * 16 * g;
   const extreme = extremesOf(from, 16);
-  const found = <usize>(trials / TOGETHER);
+  const found = <usize>(trials >> 2);
   let fit = fits + GROUP * g;
   clearFits(g);
-  for (let t = 0; t < trials; t += TOGETHER) {
-    for (let k = t; k < t + TOGETHER; k += 2) {
-      const a = f32x4.div(f32x4.splat(-(first + by * <f32>k)), extreme);
-      const b = f32x4.div(f32x4.splat(-(first + by * <f32>(k + 1))), extreme);
-      tryTwo(from, a, b, bound, both, fit, fit + FIT * found);
-    }
+  for (let t = 0; t < trials; t += 4) {
+    sumTwo(from, trial(t, first, by, extreme), trial(t + 1, first, by, extreme), bound, both, sums);
+    sumTwo(from, trial(t + 2, first, by, extreme), trial(t + 3, first, by, extreme), bound, both, sums + 64);
+    offerSums(fit, sums, false);
+    if (both) offerSums(fit + FIT * found, sums + MIRRORED, true);
     fit += FIT;
   }
   settleFits(g, both ? 2 * found : found);
