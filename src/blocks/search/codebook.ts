@@ -17,7 +17,7 @@ import {
   weigh,
 } from "./symmetric-steps.js";
 
-const { abs, fround, max, min } = Math;
+const { abs, fround } = Math;
 
 /** The level nearest to a value. */
 function levelOf(value: number): number {
@@ -25,13 +25,13 @@ function levelOf(value: number): number {
 }
 
 /**
- * Ends of windows of trials: where they put the value of largest magnitude, below zero and above it. The levels at
- * the ends are looked up to the precision of integers, and a trial within takes one of them for each value: midpoints of one sign are more than
- * a fifth apart, so that hardly a value passes two.
+ * Ends of windows of trials, from the outer one inwards: where they put the magnitude of the largest value, below
+ * zero and above it. The levels at the ends are looked up to the precision of integers, and a trial within takes one
+ * of them for each value: midpoints of one sign are more than a fifth apart, so that hardly a value passes two.
  */
-const ends: readonly (readonly number[])[] = [
-  [-177, -145, -119, -97.5, -80],
-  [157, 128.5, 105.5, 86.5, 71],
+const sides: readonly { readonly sign: number; readonly ends: readonly number[] }[] = [
+  { sign: -1, ends: [177, 145, 119, 97.5, 80] },
+  { sign: 1, ends: [157, 128.5, 105.5, 86.5, 71] },
 ];
 
 /** Trials of a window, of which the best is kept as a fit. */
@@ -50,50 +50,52 @@ const xs: Layout = {
   levelOf,
 };
 
-/** What Σ weight · value · level and Σ weight · level² gain where a value passes the middle of two levels. */
+/** A value that takes its level at the outer end of a window. */
 interface Pass {
-  readonly x: number;
-  readonly middle: number;
+  /** Where a trial has to put the largest value for that. */
+  readonly place: number;
+  /** What it adds to Σ weight · value · level and to Σ weight · level². */
   readonly product: number;
   readonly square: number;
 }
 
-/** The trials of a window, given the levels at both of its ends. */
+/** The trials of a window from one end towards another, given the levels at both. */
 function tryWindow(
+  ratios: Float32Array,
   values: Float32Array,
   weights: Float32Array,
-  near: readonly number[],
-  far: readonly number[],
-  inverses: readonly number[],
+  ends: readonly [number, number],
+  outer: readonly number[],
+  inner: readonly number[],
 ): Trial[] {
-  let lowProduct = 0;
-  let lowSquare = 0;
+  let innerProduct = 0;
+  let innerSquare = 0;
   const passes: Pass[] = [];
   for (const [j, x] of values.entries()) {
-    const lower = min(near[j]!, far[j]!);
-    const upper = max(near[j]!, far[j]!);
+    const a = outer[j]!;
+    const b = inner[j]!;
     const weight = weights[j]!;
     const weighted = fround(weight * x);
-    const product = fround(weighted * lower);
-    const square = fround(fround(weight * lower) * lower);
-    lowProduct = fround(lowProduct + product);
-    lowSquare = fround(lowSquare + square);
+    const product = fround(weighted * b);
+    const square = fround(fround(weight * b) * b);
+    innerProduct = fround(innerProduct + product);
+    innerSquare = fround(innerSquare + square);
     passes.push({
-      x,
-      middle: (lower + upper) / 2,
-      product: fround(fround(weighted * upper) - product),
-      square: fround(fround(fround(weight * upper) * upper) - square),
+      place: fround((abs(a + b) / 2) * ratios[j]!),
+      product: fround(fround(weighted * a) - product),
+      square: fround(fround(fround(weight * a) * a) - square),
     });
   }
-  return inverses.map((inverse) => {
+  return Array.from({ length: TRIALS }, (_, t) => {
+    const target = ends[0] + ((ends[1] - ends[0]) * t) / TRIALS;
     let product = 0;
     let square = 0;
     for (const pass of passes) {
-      if (fround(pass.x * inverse) < pass.middle) continue;
+      if (pass.place > target) continue;
       product = fround(product + pass.product);
       square = fround(square + pass.square);
     }
-    return trialOf(fround(lowProduct + product), fround(lowSquare + square));
+    return trialOf(fround(innerProduct + product), fround(innerSquare + square));
   });
 }
 
@@ -101,19 +103,16 @@ function tryWindow(
 function fitsOf(values: Float32Array, weights: Float32Array): Fit[] {
   const extreme = extremeOf(values);
   const divisor = abs(extreme) < negligible ? 1 : extreme;
-  const inverseFor = (target: number): number => fround(target / divisor);
-  const levelsAt = (target: number): number[] => {
-    const inverse = inverseFor(target);
-    return Array.from(values, (x) => levelOf(nearest(x * inverse)));
-  };
+  const ratios = values.map((x) => abs(divisor) / abs(x));
   const windows: Trial[][] = [];
-  for (const side of ends) {
-    for (const [i, end] of side.slice(1).entries()) {
-      const start = side[i]!;
-      const inverses = Array.from({ length: TRIALS }, (_, t) =>
-        inverseFor(start + ((end - start) * t) / TRIALS),
-      );
-      windows.push(tryWindow(values, weights, levelsAt(start), levelsAt(end), inverses));
+  for (const { sign, ends } of sides) {
+    const levelsAt = (target: number): number[] => {
+      const inverse = fround(target / (sign * divisor));
+      return Array.from(values, (x) => levelOf(nearest(x * inverse)));
+    };
+    for (const [i, end] of ends.slice(1).entries()) {
+      const start = ends[i]!;
+      windows.push(tryWindow(ratios, values, weights, [start, end], levelsAt(start), levelsAt(end)));
     }
   }
   return fitsFrom(windows);

@@ -36,21 +36,24 @@ const FITS: usize = 8;
 /** Times that the scale of a block of IQ4_NL is fitted to the levels nearest to its values. */
 const FITTINGS = 3;
 
-/** Levels of the values of a group at one end of a window and at the other. */
+/** Levels of the values of a group at the outer end of a window and at the inner one, by turns. */
 const here: usize = memory.data(16 * 32, 16);
 const there: usize = memory.data(16 * 32, 16);
 
+/** The magnitude of the largest value as a multiple of each value's. */
+const ratios: usize = memory.data(16 * 32, 16);
+
 /**
- * Where a value passes from one level to the other, and what that adds to Σ weight · value · level and
- * Σ weight · level²: 32 vectors of each.
+ * Where trials have to put the largest value for a value to take its level at the outer end of a window, and what
+ * that adds to Σ weight · value · level and Σ weight · level²: 32 vectors of each.
  */
 const passes: usize = memory.data(3 * 16 * 32, 16);
 const PRODUCT: usize = VECTORS;
 const SQUARE: usize = 2 * VECTORS;
 
 /** The sums when no value passes. */
-let lowProduct: v128 = i32x4.splat(0);
-let lowSquare: v128 = i32x4.splat(0);
+let innerProduct: v128 = i32x4.splat(0);
+let innerSquare: v128 = i32x4.splat(0);
 
 /**
  * The integers from which on a number belongs to the next level, as a tree: entry 2k and 2k + 1 come below and
@@ -90,33 +93,32 @@ function lookUp(from: usize, inverse: v128, to: usize): void {
   }
 }
 
-/** Makes the terms of a window. */
+/** Makes the terms of a window from the levels at its ends. */
 // @ts-ignore: decorator
-@inline function prepare(from: usize, near: usize, far: usize): void {
+@inline function prepare(from: usize, outer: usize, inner: usize): void {
   let sumProduct = i32x4.splat(0);
   let sumSquare = i32x4.splat(0);
   for (let j: usize = 0; j < VECTORS; j += 16) {
-    const a = v128.load(near + j);
-    const b = v128.load(far + j);
-    const lower = f32x4.pmin(a, b);
-    const upper = f32x4.pmax(a, b);
+    const a = v128.load(outer + j);
+    const b = v128.load(inner + j);
     const weight = v128.load(from + j, WEIGHTS);
     const weighted = v128.load(from + j, PRODUCTS);
-    const product = f32x4.mul(weighted, lower);
-    const square = f32x4.mul(f32x4.mul(weight, lower), lower);
+    const product = f32x4.mul(weighted, b);
+    const square = f32x4.mul(f32x4.mul(weight, b), b);
     sumProduct = f32x4.add(sumProduct, product);
     sumSquare = f32x4.add(sumSquare, square);
-    v128.store(passes + j, f32x4.mul(f32x4.add(lower, upper), f32x4.splat(0.5)));
-    v128.store(passes + j, f32x4.sub(f32x4.mul(weighted, upper), product), PRODUCT);
-    v128.store(passes + j, f32x4.sub(f32x4.mul(f32x4.mul(weight, upper), upper), square), SQUARE);
+    const middle = f32x4.abs(f32x4.mul(f32x4.add(a, b), f32x4.splat(0.5)));
+    v128.store(passes + j, f32x4.mul(middle, v128.load(ratios + j)));
+    v128.store(passes + j, f32x4.sub(f32x4.mul(weighted, a), product), PRODUCT);
+    v128.store(passes + j, f32x4.sub(f32x4.mul(f32x4.mul(weight, a), a), square), SQUARE);
   }
-  lowProduct = sumProduct;
-  lowSquare = sumSquare;
+  innerProduct = sumProduct;
+  innerSquare = sumSquare;
 }
 
-/** Four trials of a window, side by side to keep the adders busy. */
+/** Four trials of a window, side by side to keep the adders busy: where they put the largest value. */
 // @ts-ignore: decorator
-@inline function tryFour(from: usize, a: v128, b: v128, c: v128, d: v128, fit: usize): void {
+@inline function tryFour(a: v128, b: v128, c: v128, d: v128, fit: usize): void {
   let productA = i32x4.splat(0);
   let squareA = i32x4.splat(0);
   let productB = i32x4.splat(0);
@@ -125,15 +127,14 @@ function lookUp(from: usize, inverse: v128, to: usize): void {
   let squareC = i32x4.splat(0);
   let productD = i32x4.splat(0);
   let squareD = i32x4.splat(0);
-  for (let j: usize = 0; j < VECTORS; j += 16) {
-    const x = v128.load(from + j);
-    const middle = v128.load(passes + j);
-    const product = v128.load(passes + j, PRODUCT);
-    const square = v128.load(passes + j, SQUARE);
-    const passedA = f32x4.ge(f32x4.mul(x, a), middle);
-    const passedB = f32x4.ge(f32x4.mul(x, b), middle);
-    const passedC = f32x4.ge(f32x4.mul(x, c), middle);
-    const passedD = f32x4.ge(f32x4.mul(x, d), middle);
+  for (let at = passes; at < passes + VECTORS; at += 16) {
+    const place = v128.load(at);
+    const product = v128.load(at, PRODUCT);
+    const square = v128.load(at, SQUARE);
+    const passedA = f32x4.le(place, a);
+    const passedB = f32x4.le(place, b);
+    const passedC = f32x4.le(place, c);
+    const passedD = f32x4.le(place, d);
     productA = f32x4.add(productA, v128.and(product, passedA));
     productB = f32x4.add(productB, v128.and(product, passedB));
     productC = f32x4.add(productC, v128.and(product, passedC));
@@ -145,49 +146,50 @@ function lookUp(from: usize, inverse: v128, to: usize): void {
   }
   offer(
     fit,
-    f32x4.add(lowProduct, productA),
-    f32x4.add(lowSquare, squareA),
-    f32x4.add(lowProduct, productB),
-    f32x4.add(lowSquare, squareB),
-    f32x4.add(lowProduct, productC),
-    f32x4.add(lowSquare, squareC),
-    f32x4.add(lowProduct, productD),
-    f32x4.add(lowSquare, squareD),
+    f32x4.add(innerProduct, productA),
+    f32x4.add(innerSquare, squareA),
+    f32x4.add(innerProduct, productB),
+    f32x4.add(innerSquare, squareB),
+    f32x4.add(innerProduct, productC),
+    f32x4.add(innerSquare, squareC),
+    f32x4.add(innerProduct, productD),
+    f32x4.add(innerSquare, squareD),
     false,
   );
 }
 
-/** The inverse scale of trial `t` of eight between two ends. */
+/** Trial `t` of eight between two ends. */
 // @ts-ignore: decorator
-@inline function between(start: f32, end: f32, t: f32, divisor: v128): v128 {
-  return f32x4.div(f32x4.splat(start + ((end - start) * t) / 8), divisor);
+@inline function between(start: f32, end: f32, t: f32): v128 {
+  return f32x4.splat(start + ((end - start) * t) / 8);
 }
 
 /**
  * The trials of a window.
  *
- * @param start where the first trial puts the value of largest magnitude
- * @param end where one more would put it
- * @param near the levels at the start
- * @param far where to put the levels at the end
+ * @param divisor the largest values, negated where trials put them below zero
+ * @param start where the first trial puts the magnitude of the largest value
+ * @param end where one more would put it, further in
+ * @param outer the levels at the start
+ * @param inner where to put the levels at the end
  */
 function tryWindow(
   from: usize,
   divisor: v128,
   start: f32,
   end: f32,
-  near: usize,
-  far: usize,
+  outer: usize,
+  inner: usize,
   fit: usize,
 ): void {
-  lookUp(from, f32x4.div(f32x4.splat(end), divisor), far);
-  prepare(from, near, far);
+  lookUp(from, f32x4.div(f32x4.splat(end), divisor), inner);
+  prepare(from, outer, inner);
   for (let t: f32 = 0; t < 8; t += 4) {
-    const a = between(start, end, t, divisor);
-    const b = between(start, end, t + 1, divisor);
-    const c = between(start, end, t + 2, divisor);
-    const d = between(start, end, t + 3, divisor);
-    tryFour(from, a, b, c, d, fit);
+    const a = between(start, end, t);
+    const b = between(start, end, t + 1);
+    const c = between(start, end, t + 2);
+    const d = between(start, end, t + 3);
+    tryFour(a, b, c, d, fit);
   }
 }
 
@@ -196,12 +198,17 @@ function tryGroup(g: usize): void {
   const from = block + VECTORS * g;
   const fit = fits + GROUP * g;
   const extreme = extremesOf(from, SIZE);
+  const below = f32x4.neg(extreme);
+  const size = f32x4.abs(extreme);
+  for (let j: usize = 0; j < VECTORS; j += 16) {
+    v128.store(ratios + j, f32x4.div(size, f32x4.abs(v128.load(from + j))));
+  }
   clearFits(g);
-  lookUp(from, f32x4.div(f32x4.splat(-177), extreme), here);
-  tryWindow(from, extreme, -177, -145, here, there, fit);
-  tryWindow(from, extreme, -145, -119, there, here, fit + FIT);
-  tryWindow(from, extreme, -119, -97.5, here, there, fit + 2 * FIT);
-  tryWindow(from, extreme, -97.5, -80, there, here, fit + 3 * FIT);
+  lookUp(from, f32x4.div(f32x4.splat(177), below), here);
+  tryWindow(from, below, 177, 145, here, there, fit);
+  tryWindow(from, below, 145, 119, there, here, fit + FIT);
+  tryWindow(from, below, 119, 97.5, here, there, fit + 2 * FIT);
+  tryWindow(from, below, 97.5, 80, there, here, fit + 3 * FIT);
   lookUp(from, f32x4.div(f32x4.splat(157), extreme), here);
   tryWindow(from, extreme, 157, 128.5, here, there, fit + 4 * FIT);
   tryWindow(from, extreme, 128.5, 105.5, there, here, fit + 5 * FIT);
