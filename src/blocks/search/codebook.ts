@@ -42,7 +42,6 @@ const xs: Layout = {
   size: 32,
   count: 8,
   codes: 32,
-  fits: 8,
   first: 0.953125,
   spacing: 0.01171875,
   steps: 32,
@@ -173,7 +172,10 @@ export function searchIQ4_XS(values: Float32Array, out: Uint8Array, importance?:
     const half = refine(xs, block, start, codes);
     bytes[0] = half;
     bytes[1] = half >>> 8;
-    packCodes(Uint8Array.from(codes, (code) => code + 32), bytes.subarray(2, 8));
+    packCodes(
+      Uint8Array.from(codes, (code) => code + 32),
+      bytes.subarray(2, 8),
+    );
     for (const [s, code] of codes.entries()) {
       const scale = fround(halfToFloat(half) * code);
       packIndices(part(block.values, s), scale, bytes.subarray(8 + 16 * s, 24 + 16 * s));

@@ -13,8 +13,6 @@ export interface Layout {
   readonly count: number;
   /** Codes of scales are −codes…codes − 1. */
   readonly codes: number;
-  /** Fits of a sub-block that the search for the step has to choose from. */
-  readonly fits: number;
   /** Steps are tried from the one that makes the largest scale −codes, times `first`, `first` + `spacing` … */
   readonly first: number;
   readonly spacing: number;
@@ -22,7 +20,7 @@ export interface Layout {
   /** Times that codes move to a neighbour and the step is fitted to them again. */
   readonly passes: number;
   /** The level nearest to a value. */
-  levelOf(value: number): number;
+  readonly levelOf: (value: number) => number;
 }
 
 /** A block in work. */

@@ -3,7 +3,16 @@ import { packCodes, packLevels as packLevelsOf3 } from "../encode/q3_k.js";
 import { packLevels as packLevelsOf6 } from "../encode/q6_k.js";
 import { extremeOf, negligible } from "../encode/symmetric.js";
 import { halfToFloat } from "../floats.js";
-import { chooseStep, type Fit, fitsFrom, type Layout, refine, type Trial, trialOf, weigh } from "./symmetric-steps.js";
+import {
+  chooseStep,
+  type Fit,
+  fitsFrom,
+  type Layout,
+  refine,
+  type Trial,
+  trialOf,
+  weigh,
+} from "./symmetric-steps.js";
 
 const { abs, fround, max, min } = Math;
 
@@ -19,27 +28,26 @@ interface Uniform extends Layout {
   readonly from: number;
   readonly by: number;
   readonly trials: number;
-  /** Consecutive trials of which the best is kept as a fit. */
-  readonly group: number;
   /** Whether the largest value is tried above zero as well. */
   readonly both: boolean;
 }
+
+/** Consecutive trials of which the best is kept as a fit. */
+const GROUP = 4;
 
 const q3: Uniform = {
   size: 16,
   count: 16,
   codes: 32,
-  fits: 8,
   first: 0.953125,
   spacing: 0.01171875,
   steps: 32,
   passes: 3,
   levelOf: (value) => levelOf(value, -4, 3),
   bound: 4,
-  from: 7.125,
-  by: -0.3125,
+  from: 8.125,
+  by: -0.375,
   trials: 16,
-  group: 4,
   both: true,
 };
 
@@ -47,7 +55,6 @@ const q6: Uniform = {
   size: 16,
   count: 16,
   codes: 128,
-  fits: 6,
   first: 0.984375,
   spacing: 0.00390625,
   steps: 32,
@@ -56,8 +63,7 @@ const q6: Uniform = {
   bound: 32,
   from: 33.3125,
   by: -0.4375,
-  trials: 24,
-  group: 4,
+  trials: 28,
   both: false,
 };
 
@@ -66,7 +72,7 @@ const q6: Uniform = {
  * away. Of the two ways round, levels −bound…bound − 1 come first and −bound + 1…bound last.
  */
 function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit[] {
-  const { bound, trials, group } = type;
+  const { bound, trials } = type;
   const extreme = extremeOf(values);
   const nothing = abs(extreme) < negligible;
   const sides = type.both ? [0, 1] : [0];
@@ -82,7 +88,7 @@ function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit
         product = fround(product + fround(fround(weights[j]! * x) * level));
         square = fround(square + fround(fround(weights[j]! * level) * level));
       }
-      if (t % group === 0) groups.push([]);
+      if (t % GROUP === 0) groups.push([]);
       const trial = trialOf(product, square);
       groups.at(-1)!.push(side === 0 ? trial : { ...trial, scale: -trial.scale });
     }
@@ -127,7 +133,10 @@ export function searchQ3_K(values: Float32Array, out: Uint8Array, importance?: F
     if (half === 0) continue;
     block[108] = half;
     block[109] = half >>> 8;
-    packCodes(Uint8Array.from(codes, (code) => code + 32), block.subarray(96, 108));
+    packCodes(
+      Uint8Array.from(codes, (code) => code + 32),
+      block.subarray(96, 108),
+    );
     packLevelsOf3(levels, block);
   }
 }

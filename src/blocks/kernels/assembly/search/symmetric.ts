@@ -149,7 +149,7 @@ const MIRRORED: usize = 8 * 16;
 export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
-    for (let g: usize = 0; g < 4; g++) tryGroup(g, 7.125, -0.3125, 16, 4, true);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 8.125, -0.375, 16, 4, true);
     const start = chooseStep(4, 8, 32, 0.953125, 0.01171875, 32);
     if (start === 0) {
       memory.fill(output, 0, Q3_BYTES);
@@ -171,8 +171,8 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
 export function searchQ6_K(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
-    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 24, 32, false);
-    const start = chooseStep(4, 6, 128, 0.984375, 0.00390625, 32);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 28, 32, false);
+    const start = chooseStep(4, 7, 128, 0.984375, 0.00390625, 32);
     if (start === 0) {
       memory.fill(output, 0, Q6_BYTES);
     } else {
