@@ -136,10 +136,10 @@ function lookUp(from: usize, inverse: v128, to: usize): void {
   );
 }
 
-/** Trial `t` of eight between two ends. */
+/** Trial `t` of some between two ends. */
 // @ts-ignore: decorator
-@inline function between(start: f32, end: f32, t: f32): v128 {
-  return f32x4.splat(start + ((end - start) * t) / 8);
+@inline function between(start: f32, end: f32, t: f32, trials: f32): v128 {
+  return f32x4.splat(start + ((end - start) * t) / trials);
 }
 
 /**
@@ -148,6 +148,7 @@ function lookUp(from: usize, inverse: v128, to: usize): void {
  * @param divisor the largest values, negated where trials put them below zero
  * @param start where the first trial puts the magnitude of the largest value
  * @param end where one more would put it, further in
+ * @param trials 4 or 8
  * @param outer the levels at the start
  * @param inner where to put the levels at the end
  */
@@ -156,17 +157,18 @@ function tryWindow(
   divisor: v128,
   start: f32,
   end: f32,
+  trials: f32,
   outer: usize,
   inner: usize,
   fit: usize,
 ): void {
   lookUp(from, f32x4.div(f32x4.splat(end), divisor), inner);
   prepare(from, outer, inner);
-  for (let t: f32 = 0; t < 8; t += 4) {
-    const a = between(start, end, t);
-    const b = between(start, end, t + 1);
-    const c = between(start, end, t + 2);
-    const d = between(start, end, t + 3);
+  for (let t: f32 = 0; t < trials; t += 4) {
+    const a = between(start, end, t, trials);
+    const b = between(start, end, t + 1, trials);
+    const c = between(start, end, t + 2, trials);
+    const d = between(start, end, t + 3, trials);
     tryFour(a, b, c, d, fit);
   }
 }
@@ -183,14 +185,14 @@ export function tryGroup(g: usize): void {
   }
   clearFits(g);
   lookUp(from, f32x4.div(f32x4.splat(177), below), here);
-  tryWindow(from, below, 177, 145, here, there, fit);
-  tryWindow(from, below, 145, 119, there, here, fit + FIT);
-  tryWindow(from, below, 119, 97.5, here, there, fit + 2 * FIT);
-  tryWindow(from, below, 97.5, 80, there, here, fit + 3 * FIT);
+  tryWindow(from, below, 177, 145, 4, here, there, fit);
+  tryWindow(from, below, 145, 119, 8, there, here, fit + FIT);
+  tryWindow(from, below, 119, 97.5, 4, here, there, fit + 2 * FIT);
+  tryWindow(from, below, 97.5, 80, 4, there, here, fit + 3 * FIT);
   lookUp(from, f32x4.div(f32x4.splat(157), extreme), here);
-  tryWindow(from, extreme, 157, 128.5, here, there, fit + 4 * FIT);
-  tryWindow(from, extreme, 128.5, 105.5, there, here, fit + 5 * FIT);
-  tryWindow(from, extreme, 105.5, 86.5, here, there, fit + 6 * FIT);
-  tryWindow(from, extreme, 86.5, 71, there, here, fit + 7 * FIT);
+  tryWindow(from, extreme, 157, 128.5, 4, here, there, fit + 4 * FIT);
+  tryWindow(from, extreme, 128.5, 105.5, 8, there, here, fit + 5 * FIT);
+  tryWindow(from, extreme, 105.5, 86.5, 4, here, there, fit + 6 * FIT);
+  tryWindow(from, extreme, 86.5, 71, 4, there, here, fit + 7 * FIT);
   settleFits(g, FITS);
 }

@@ -1,12 +1,12 @@
 // IQ4_NL and IQ4_XS: a scale for every 32 values on the 16 uneven levels, which IQ4_XS keeps in steps of one half
 // for 256 values.
 
-import { codes as codesOfXS, pack, packXS } from "../codebook/index";
-import { floatOf, halves } from "../half";
+import { codes as codesOfXS, pack, packXS, scalesOfNL, stepOfXS } from "../codebook/index";
+import { floatOf, halfOf, halves } from "../half";
 import { widenHalves } from "../number";
 import { FITS, SIZE, tryGroup, VECTORS } from "./codebook-trials";
 import { block, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
-import { inversesOf, levelsOf, refine } from "./symmetric-refine";
+import { beginRefining, compare, inversesOf, levelsOf, refine, refined } from "./symmetric-refine";
 import { chooseStep, codes, FIT, fits, halfSteps, lossOf } from "./symmetric-steps";
 
 const XS_BYTES: usize = 136;
@@ -25,7 +25,12 @@ export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i3
     if (start === 0) {
       memory.fill(output, 0, XS_BYTES);
     } else {
-      const half = refine(start, SIZE, 2, 32, 0, 2);
+      beginRefining();
+      refine(start, SIZE, 2, 32, 0, 2);
+      const theirs = halfOf(stepOfXS(x, weights, i));
+      for (let s: usize = 0; s < 8; s++) store<f32>(codes + 4 * s, <f32>load<i8>(codesOfXS + s));
+      compare(theirs, SIZE, 2, 0);
+      const half = refined();
       for (let s: usize = 0; s < 8; s++) store<i8>(codesOfXS + s, <i32>load<f32>(codes + 4 * s));
       packXS(x, floatOf(half), half, output);
     }
@@ -50,30 +55,45 @@ export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i3
   return chosen;
 }
 
-/** The scales of four blocks, each of which is a lane. */
+/** Sums over four blocks whose values are stored with scales, lanes by block; see `measure`. */
+let error: v128 = i32x4.splat(0);
+let product: v128 = i32x4.splat(0);
+let square: v128 = i32x4.splat(0);
+
+/** Takes the error and what the best scales for the levels nearest to the values follow from. */
 // @ts-ignore: decorator
-@inline function searchScales(): v128 {
-  let scale = bestScales();
-  let chosen = i32x4.splat(0);
-  let best = i32x4.splat(0);
+@inline function measure(scale: v128): void {
+  const inverse = inversesOf(scale);
+  let sumError = i32x4.splat(0);
+  let sumProduct = i32x4.splat(0);
+  let sumSquare = i32x4.splat(0);
   for (let at = block; at < block + VECTORS; at += 16) {
-    best = f32x4.add(best, f32x4.mul(v128.load(at, PRODUCTS), v128.load(at)));
+    const x = v128.load(at);
+    const weight = v128.load(at, WEIGHTS);
+    const level = levelsOf(f32x4.mul(x, inverse), 0);
+    const off = f32x4.sub(x, f32x4.mul(scale, level));
+    const weighted = f32x4.mul(weight, level);
+    sumError = f32x4.add(sumError, f32x4.mul(f32x4.mul(weight, off), off));
+    sumProduct = f32x4.add(sumProduct, f32x4.mul(weighted, x));
+    sumSquare = f32x4.add(sumSquare, f32x4.mul(weighted, level));
   }
+  error = sumError;
+  product = sumProduct;
+  square = sumSquare;
+}
+
+/** The scales of four blocks, each of which is a lane, given those that ggml's method finds. */
+// @ts-ignore: decorator
+@inline function searchScales(theirs: v128): v128 {
+  const half = halves(theirs);
+  // An infinite scale is none: zero stands for it.
+  const finite = i32x4.ne(v128.and(half, i32x4.splat(0x7fff)), i32x4.splat(0x7c00));
+  let chosen = widenHalves(v128.and(half, finite));
+  measure(chosen);
+  let best = error;
+  let scale = bestScales();
   for (let fitting = 0; fitting < FITTINGS; fitting++) {
-    const inverse = inversesOf(scale);
-    let error = i32x4.splat(0);
-    let product = i32x4.splat(0);
-    let square = i32x4.splat(0);
-    for (let at = block; at < block + VECTORS; at += 16) {
-      const x = v128.load(at);
-      const weight = v128.load(at, WEIGHTS);
-      const level = levelsOf(f32x4.mul(x, inverse), 0);
-      const off = f32x4.sub(x, f32x4.mul(scale, level));
-      const weighted = f32x4.mul(weight, level);
-      error = f32x4.add(error, f32x4.mul(f32x4.mul(weight, off), off));
-      product = f32x4.add(product, f32x4.mul(weighted, x));
-      square = f32x4.add(square, f32x4.mul(weighted, level));
-    }
+    measure(scale);
     chosen = v128.bitselect(scale, chosen, f32x4.lt(error, best));
     best = f32x4.pmin(best, error);
     const fitted = widenHalves(halfSteps(f32x4.div(product, square)));
@@ -104,7 +124,7 @@ export function searchIQ4_NL(x: usize, weights: usize, output: usize, values: i3
     }
     turnBlock(x, own, SIZE, 1, true);
     tryGroup(0);
-    const scales = searchScales();
+    const scales = searchScales(scalesOfNL(x, own));
     v128.store(found, scales);
     v128.store(found, halves(scales), 16);
     for (let b: usize = 0; b < blocks; b++) {

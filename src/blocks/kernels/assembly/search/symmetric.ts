@@ -2,10 +2,11 @@
 
 import { floatOf } from "../half";
 import { codes as bytesOf3, levels as levelsOf3, packCodes, packLevels } from "../k/q3_k";
+import { encodeSymmetric } from "../k/symmetric";
 import { levels as levelsOf6, pack } from "../q6_k";
 import { MAGIC } from "../rounding";
 import { block, extremesOf, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
-import { refine } from "./symmetric-refine";
+import { beginRefining, compare, refine, refined } from "./symmetric-refine";
 import { chooseStep, clearFits, codes, FIT, fits, GROUP, offer, settleFits } from "./symmetric-steps";
 
 const VALUES: i32 = 256;
@@ -145,8 +146,24 @@ const MIRRORED: usize = 8 * 16;
   for (let s: usize = 0; s < 16; s++) store<u8>(to + s, <i32>load<f32>(codes + 4 * s) + bound);
 }
 
+/** What ggml's method makes of the values. */
+const blocks: usize = memory.data(4096 / 256 * 110, 16);
+
+/** Takes the scales of a block of Q3_K that ggml's method made where they lose less. */
+// @ts-ignore: decorator
+@inline function compareStored(from: usize): void {
+  for (let s: usize = 0; s < 16; s++) {
+    const low = (<i32>load<u8>(from + (s & 7), 96) >> (4 * <i32>(s >> 3))) & 15;
+    const high = (<i32>load<u8>(from + (s & 3), 104) >> (2 * <i32>(s >> 2))) & 3;
+    store<f32>(codes + 4 * s, <f32>((low | (high << 4)) - 32));
+  }
+  compare(load<u16>(from, 108), 16, 4, 4);
+}
+
 /** Q3_K: see `searchBlocks`. */
 export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32): void {
+  encodeSymmetric(11, x, weights, blocks, values);
+  let stored = blocks;
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
     for (let g: usize = 0; g < 4; g++) tryGroup(g, 8.125, -0.375, 16, 4, true);
@@ -154,7 +171,10 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
     if (start === 0) {
       memory.fill(output, 0, Q3_BYTES);
     } else {
-      const half = refine(start, 16, 4, 32, 4, 3);
+      beginRefining();
+      refine(start, 16, 4, 32, 4, 3);
+      compareStored(stored);
+      const half = refined();
       store<u16>(output, half, 108);
       writeCodes(32, bytesOf3);
       writeLevels(x, floatOf(half), 4, levelsOf3);
@@ -164,6 +184,7 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
     x += 4 * VALUES;
     if (weights !== 0) weights += 4 * VALUES;
     output += Q3_BYTES;
+    stored += Q3_BYTES;
   }
 }
 
@@ -176,7 +197,9 @@ export function searchQ6_K(x: usize, weights: usize, output: usize, values: i32)
     if (start === 0) {
       memory.fill(output, 0, Q6_BYTES);
     } else {
-      const half = refine(start, 16, 4, 128, 32, 3);
+      beginRefining();
+      refine(start, 16, 4, 128, 32, 3);
+      const half = refined();
       store<u16>(output, half, 208);
       writeCodes(0, output + 192);
       writeLevels(x, floatOf(half), 32, levelsOf6);
