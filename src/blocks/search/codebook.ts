@@ -43,8 +43,8 @@ const xs: Layout = {
   count: 8,
   codes: 32,
   first: 0.953125,
-  spacing: 0.01171875,
-  steps: 32,
+  spacing: 0.015625,
+  steps: 24,
   passes: 2,
   levelOf,
 };

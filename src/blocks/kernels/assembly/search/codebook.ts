@@ -21,7 +21,7 @@ export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i3
     turnBlock(x, weights, SIZE, 2, false);
     tryGroup(0);
     tryGroup(1);
-    const start = chooseStep(2, FITS, 32, 0.953125, 0.01171875, 32);
+    const start = chooseStep(2, FITS, 32, 0.953125, 0.015625, 24);
     if (start === 0) {
       memory.fill(output, 0, XS_BYTES);
     } else {

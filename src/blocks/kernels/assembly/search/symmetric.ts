@@ -167,7 +167,7 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
     for (let g: usize = 0; g < 4; g++) tryGroup(g, 8.125, -0.375, 16, 4, true);
-    const start = chooseStep(4, 8, 32, 0.953125, 0.01171875, 32);
+    const start = chooseStep(4, 8, 32, 0.953125, 0.015625, 24);
     if (start === 0) {
       memory.fill(output, 0, Q3_BYTES);
     } else {
