@@ -81,7 +81,8 @@ export const codes: usize = memory.data(8, 16);
 /**
  * Searches the scales of a block of IQ4_XS, whose codes go to `codes`; returns the step. Lanes are sub-blocks.
  *
- * @param i where the block stands among values of which every fourth block comes first
+ * @param i where the block stands among the values; every block from 0 on has its turn, since what smooths the
+ *   weights is made for four at a time
  */
 // @ts-ignore: decorator
 @inline export function stepOfXS(x: usize, weights: usize, i: i32): f32 {

@@ -18,6 +18,7 @@ const FITTINGS = 3;
 /** IQ4_XS: see `searchBlocks`. */
 export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 256) {
+    const theirs = halfOf(stepOfXS(x, weights, i));
     turnBlock(x, weights, SIZE, 2, false);
     tryGroup(0);
     tryGroup(1);
@@ -27,7 +28,6 @@ export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i3
     } else {
       beginRefining();
       refine(start, SIZE, 2, 32, 0, 2);
-      const theirs = halfOf(stepOfXS(x, weights, i));
       for (let s: usize = 0; s < 8; s++) store<f32>(codes + 4 * s, <f32>load<i8>(codesOfXS + s));
       compare(theirs, SIZE, 2, 0);
       const half = refined();
