@@ -66,12 +66,16 @@ export function packIndices(values: Float32Array, scale: number, out: Uint8Array
   }
 }
 
+/** The scale that ggml's method finds for a block of IQ4_NL. */
+export function scaleOfNL(block: Float32Array, importance: Float32Array | undefined): number {
+  return searchScale(block, weightsOf(block, spreadOf(block), importance));
+}
+
 /** IQ4_NL of whole blocks: a searched scale for every 32 values on the 16 uneven levels. */
 export function encodeIQ4_NL(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
   for (let o = 0, at = 0; o < values.length; o += 32, at += 18) {
     const block = values.subarray(o, o + 32);
-    const weights = weightsOf(block, spreadOf(block), importance?.subarray(o, o + 32));
-    const scale = searchScale(block, weights);
+    const scale = scaleOfNL(block, importance?.subarray(o, o + 32));
     const half = floatToHalf(scale);
     out[at] = half;
     out[at + 1] = half >>> 8;
@@ -87,27 +91,42 @@ export function packCodes(codes: Uint8Array, out: Uint8Array): void {
   }
 }
 
+/** The step that ggml's method finds for a block of IQ4_XS; the codes of its scales, plus 32, go to `codes`. */
+export function stepOfXS(
+  block: Float32Array,
+  importance: Float32Array | undefined,
+  codes: Uint8Array,
+): number {
+  const weights = weightsOf(block, spreadOf(block), importance);
+  const scales = new Float32Array(8);
+  for (let s = 0; s < 8; s++) {
+    scales[s] = searchScale(block.subarray(32 * s, 32 * s + 32), weights.subarray(32 * s, 32 * s + 32));
+  }
+  const step = fround(-extremeOf(scales) / 32);
+  const inverse = step === 0 ? 0 : fround(1 / step);
+  for (const [s, scale] of scales.entries()) codes[s] = levelOf(inverse * scale, 32) + 32;
+  return step;
+}
+
 /** IQ4_XS of whole blocks: like IQ4_NL, with the scales of 256 values in 6-bit steps of one half. */
 export function encodeIQ4_XS(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
-  const scales = new Float32Array(8);
   const codes = new Uint8Array(8);
   for (let o = 0, at = 0; o < values.length; o += 256, at += 136) {
     const block = values.subarray(o, o + 256);
-    const weights = weightsOf(block, spreadOf(block), importance?.subarray(o, o + 256));
-    const subBlock = (s: number): Float32Array => block.subarray(32 * s, 32 * s + 32);
-    for (let s = 0; s < 8; s++) scales[s] = searchScale(subBlock(s), weights.subarray(32 * s, 32 * s + 32));
-    const step = fround(-extremeOf(scales) / 32);
-    const inverse = step === 0 ? 0 : fround(1 / step);
+    const step = stepOfXS(block, importance?.subarray(o, o + 256), codes);
     const half = floatToHalf(step);
     out.fill(0, at, at + 8);
     out[at] = half;
     out[at + 1] = half >>> 8;
-    for (let s = 0; s < 8; s++) {
-      const code = levelOf(inverse * scales[s]!, 32);
-      // The step itself, not its half: ggml assigns the levels before it rounds.
-      packIndices(subBlock(s), fround(step * code), out.subarray(at + 8 + 16 * s, at + 24 + 16 * s));
-      codes[s] = code + 32;
-    }
     packCodes(codes, out.subarray(at + 2, at + 8));
+    for (const [s, code] of codes.entries()) {
+      // The step itself, not its half: ggml assigns the levels before it rounds.
+      const scale = fround(step * (code - 32));
+      packIndices(
+        block.subarray(32 * s, 32 * s + 32),
+        scale,
+        out.subarray(at + 8 + 16 * s, at + 24 + 16 * s),
+      );
+    }
   }
 }

@@ -77,47 +77,60 @@ function stepOf(scales: Float32Array, codes: Uint8Array): number {
   return fround(1 / inverse);
 }
 
+/** What belongs to a sub-block. */
+function part<T extends Float32Array | Uint8Array>(all: T, s: number): T {
+  return all.subarray(16 * s, 16 * s + 16) as T;
+}
+
 /**
- * Q3_K of whole blocks: a scale for every 16 values, in 6-bit steps of one half for all 256. Without an
- * importance the levels are improved one by one and the largest scale sets the step; with one, both are
- * searched by the weighted error.
+ * The step that ggml's method finds for a block, with the codes of its scales (plus 32) and the levels that led to
+ * them (plus 4). Without an importance the levels are improved one by one and the largest scale sets the step; with
+ * one, both are searched by the weighted error.
  */
-export function encodeQ3_K(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
-  const levels = new Uint8Array(256);
+export function findScales(
+  values: Float32Array,
+  importance: Float32Array | undefined,
+  codes: Uint8Array,
+  levels: Uint8Array,
+): number {
   const scales = new Float32Array(16);
-  const codes = new Uint8Array(16);
+  if (importance === undefined) {
+    for (let s = 0; s < 16; s++) scales[s] = descend(part(values, s), part(levels, s));
+    return stepOf(scales, codes);
+  }
   const weights = new Float32Array(16);
   const totals = new Float32Array(16);
-  for (let o = 0, at = 0; o < values.length; o += 256, at += 110) {
-    const subBlock = (s: number): Float32Array => values.subarray(o + 16 * s, o + 16 * s + 16);
-    const levelsOf = (s: number): Uint8Array => levels.subarray(16 * s, 16 * s + 16);
-    let step: number;
-    if (importance === undefined) {
-      for (let s = 0; s < 16; s++) scales[s] = descend(subBlock(s), levelsOf(s));
-      step = stepOf(scales, codes);
-    } else {
-      let squares = 0;
-      for (let j = o; j < o + 256; j++) squares = fround(squares + fround(values[j]! * values[j]!));
-      const spread = fround(fround(2 * squares) / 256);
-      for (let s = 0; s < 16; s++) {
-        let total = 0;
-        for (const [j, x] of subBlock(s).entries()) {
-          const root = fround(sqrt(fround(spread + fround(x * x))));
-          const weight = fround(importance[o + 16 * s + j]! * root);
-          weights[j] = weight;
-          total = fround(total + weight);
-        }
-        totals[s] = total;
-        scales[s] = searchScale(subBlock(s), weights, 4, levelsOf(s));
-      }
-      step = searchScale(scales, totals, 32, codes);
+  let squares = 0;
+  for (const x of values) squares = fround(squares + fround(x * x));
+  const spread = fround(fround(2 * squares) / 256);
+  for (let s = 0; s < 16; s++) {
+    let total = 0;
+    for (const [j, x] of part(values, s).entries()) {
+      const root = fround(sqrt(fround(spread + fround(x * x))));
+      const weight = fround(importance[16 * s + j]! * root);
+      weights[j] = weight;
+      total = fround(total + weight);
     }
+    totals[s] = total;
+    scales[s] = searchScale(part(values, s), weights, 4, part(levels, s));
+  }
+  return searchScale(scales, totals, 32, codes);
+}
+
+/** Q3_K of whole blocks: a scale for every 16 values, in 6-bit steps of one half for all 256. */
+export function encodeQ3_K(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
+  const levels = new Uint8Array(256);
+  const codes = new Uint8Array(16);
+  for (let o = 0, at = 0; o < values.length; o += 256, at += 110) {
+    const step = findScales(values.subarray(o, o + 256), importance?.subarray(o, o + 256), codes, levels);
     const block = out.subarray(at, at + 110).fill(0);
     const half = floatToHalf(step);
     block[108] = half;
     block[109] = half >>> 8;
     for (let s = 0; s < 16; s++) {
-      assignLevels(subBlock(s), fround(halfToFloat(half) * (codes[s]! - 32)), 4, levelsOf(s));
+      const from = o + 16 * s;
+      const scale = fround(halfToFloat(half) * (codes[s]! - 32));
+      assignLevels(values.subarray(from, from + 16), scale, 4, levels.subarray(16 * s, 16 * s + 16));
     }
     packCodes(codes, block.subarray(96, 108));
     packLevels(levels, block);

@@ -13,8 +13,6 @@ export interface Layout {
   readonly count: number;
   /** Codes of scales are −codes…codes − 1. */
   readonly codes: number;
-  /** Fits of a sub-block that the search for the step has to choose from. */
-  readonly fits: number;
   /** Steps are tried from the one that makes the largest scale −codes, times `first`, `first` + `spacing` … */
   readonly first: number;
   readonly spacing: number;
@@ -195,81 +193,4 @@ export function chooseStep(
   }
   outcomeOf(layout, fits, shares, best.half, codes);
   return best.half;
-}
-
-/** Sums over a sub-block whose values are stored with a scale. */
-export interface Sums {
-  /** Σ weight · (value − scale · level)² */
-  error: number;
-  /** Σ weight · value · level */
-  product: number;
-  /** Σ weight · level² */
-  square: number;
-}
-
-/** The sums over values at their nearest levels. */
-export function sumsOf(
-  values: Float32Array,
-  weights: Float32Array,
-  scale: number,
-  levelOf: (value: number) => number,
-): Sums {
-  const inverse = scale === 0 ? 0 : fround(1 / scale);
-  let error = 0;
-  let product = 0;
-  let square = 0;
-  for (const [j, x] of values.entries()) {
-    const level = levelOf(fround(x * inverse));
-    const off = fround(x - fround(scale * level));
-    const weight = weights[j]!;
-    const weighted = fround(weight * level);
-    error = fround(error + fround(fround(weight * off) * off));
-    product = fround(product + fround(weighted * x));
-    square = fround(square + fround(weighted * level));
-  }
-  return { error, product, square };
-}
-
-/**
- * Improves a step and its codes by the error itself.
- *
- * @returns the best step seen, as a half; `codes` are those that go with it
- */
-export function refine(layout: Layout, block: Block, start: number, codes: Int8Array): number {
-  const { size, count, codes: bound, levelOf } = layout;
-  const { shares } = block;
-  let best = Infinity;
-  let chosen = start;
-  let half = start;
-  const moving = codes.slice();
-  for (let pass = 0; pass < layout.passes; pass++) {
-    const step = halfToFloat(half);
-    let error = 0;
-    let product = 0;
-    let square = 0;
-    for (let s = 0; s < count; s++) {
-      const values = block.values.subarray(size * s, size * s + size);
-      const weights = block.weights.subarray(size * s, size * s + size);
-      const middle = moving[s]!;
-      let least: Sums = { error: Infinity, product: 0, square: 0 };
-      for (const code of [middle, max(-bound, middle - 1), min(bound - 1, middle + 1)]) {
-        const sums = sumsOf(values, weights, fround(step * code), levelOf);
-        if (sums.error >= least.error) continue;
-        least = sums;
-        moving[s] = code;
-      }
-      const code = moving[s]!;
-      const share = shares[s]!;
-      error = fround(error + fround(share * least.error));
-      product = fround(product + fround(share * fround(code * least.product)));
-      square = fround(square + fround(share * fround(fround(code * least.square) * code)));
-    }
-    if (error < best) {
-      best = error;
-      chosen = half;
-      codes.set(moving);
-    }
-    if (square > 0) half = halfStep(fround(product / square));
-  }
-  return chosen;
 }

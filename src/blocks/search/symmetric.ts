@@ -1,14 +1,15 @@
 import { nearest } from "../encode/nearest.js";
-import { packCodes, packLevels as packLevelsOf3 } from "../encode/q3_k.js";
+import { findScales, packCodes, packLevels as packLevelsOf3 } from "../encode/q3_k.js";
 import { packLevels as packLevelsOf6 } from "../encode/q6_k.js";
 import { extremeOf, negligible } from "../encode/symmetric.js";
-import { halfToFloat } from "../floats.js";
+import { floatToHalf, halfToFloat } from "../floats.js";
+import { better, type Choice, refine } from "./symmetric-refine.js";
 import {
+  type Block,
   chooseStep,
   type Fit,
   fitsFrom,
   type Layout,
-  refine,
   type Trial,
   trialOf,
   weigh,
@@ -28,27 +29,26 @@ interface Uniform extends Layout {
   readonly from: number;
   readonly by: number;
   readonly trials: number;
-  /** Consecutive trials of which the best is kept as a fit. */
-  readonly group: number;
   /** Whether the largest value is tried above zero as well. */
   readonly both: boolean;
 }
+
+/** Consecutive trials of which the best is kept as a fit. */
+const GROUP = 4;
 
 const q3: Uniform = {
   size: 16,
   count: 16,
   codes: 32,
-  fits: 8,
   first: 0.953125,
-  spacing: 0.01171875,
-  steps: 32,
+  spacing: 0.015625,
+  steps: 24,
   passes: 3,
   levelOf: (value) => levelOf(value, -4, 3),
   bound: 4,
-  from: 7.125,
-  by: -0.3125,
+  from: 8.125,
+  by: -0.375,
   trials: 16,
-  group: 4,
   both: true,
 };
 
@@ -56,7 +56,6 @@ const q6: Uniform = {
   size: 16,
   count: 16,
   codes: 128,
-  fits: 6,
   first: 0.984375,
   spacing: 0.00390625,
   steps: 32,
@@ -65,8 +64,7 @@ const q6: Uniform = {
   bound: 32,
   from: 33.3125,
   by: -0.4375,
-  trials: 24,
-  group: 4,
+  trials: 28,
   both: false,
 };
 
@@ -75,7 +73,7 @@ const q6: Uniform = {
  * away. Of the two ways round, levels −bound…bound − 1 come first and −bound + 1…bound last.
  */
 function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit[] {
-  const { bound, trials, group } = type;
+  const { bound, trials } = type;
   const extreme = extremeOf(values);
   const nothing = abs(extreme) < negligible;
   const sides = type.both ? [0, 1] : [0];
@@ -91,7 +89,7 @@ function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit
         product = fround(product + fround(fround(weights[j]! * x) * level));
         square = fround(square + fround(fround(weights[j]! * level) * level));
       }
-      if (t % group === 0) groups.push([]);
+      if (t % GROUP === 0) groups.push([]);
       const trial = trialOf(product, square);
       groups.at(-1)!.push(side === 0 ? trial : { ...trial, scale: -trial.scale });
     }
@@ -99,62 +97,65 @@ function fitsOf(type: Uniform, values: Float32Array, weights: Float32Array): Fit
   return fitsFrom(groups);
 }
 
-/** Searches the scales of a block and writes the levels (plus the bound) that go with them; returns the step. */
-function search(
-  type: Uniform,
-  values: Float32Array,
-  importance: Float32Array | undefined,
-  codes: Int8Array,
-  levels: Uint8Array,
-): number {
-  const { size, count, bound } = type;
-  const block = weigh(values, importance, size);
-  const fits: Fit[][] = [];
-  for (let at = 0; at < values.length; at += size) {
-    fits.push(fitsOf(type, values.subarray(at, at + size), block.weights.subarray(at, at + size)));
-  }
+/** The step and the codes that a search finds for a block, or undefined where no scale gains anything. */
+function search(type: Uniform, block: Block): Choice | undefined {
+  const { size, count } = type;
+  const fits = Array.from({ length: count }, (_, s) =>
+    fitsOf(
+      type,
+      block.values.subarray(size * s, size * s + size),
+      block.weights.subarray(size * s, size * s + size),
+    ),
+  );
+  const codes = new Int8Array(count);
   const start = chooseStep(type, fits, block.shares, codes);
-  if (start === 0) return 0;
-  const half = refine(type, block, start, codes);
-  for (let s = 0; s < count; s++) {
-    const scale = fround(halfToFloat(half) * codes[s]!);
-    const inverse = scale === 0 ? 0 : fround(1 / scale);
-    for (let j = size * s; j < size * s + size; j++) {
-      levels[j] = type.levelOf(fround(values[j]! * inverse)) + bound;
-    }
-  }
-  return half;
+  return start === 0 ? undefined : refine(type, block, start, codes);
 }
 
-/** Q3_K of whole blocks: a scale for every 16 values, in 6-bit steps of one half for all 256. */
+/** The levels (plus the bound) of the values of a block. */
+function levelsOf(type: Uniform, values: Float32Array, { half, codes }: Choice): Uint8Array {
+  return Uint8Array.from(values, (x, j) => {
+    const scale = fround(halfToFloat(half) * codes[Math.floor(j / type.size)]!);
+    const inverse = scale === 0 ? 0 : fround(1 / scale);
+    return type.levelOf(fround(x * inverse)) + type.bound;
+  });
+}
+
+/**
+ * Q3_K of whole blocks: a scale for every 16 values, in 6-bit steps of one half for all 256. The scales are ggml's
+ * where those lose less.
+ */
 export function searchQ3_K(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
+  const theirs = new Uint8Array(16);
   const levels = new Uint8Array(256);
-  const codes = new Int8Array(16);
   for (let o = 0, at = 0; o < values.length; o += 256, at += 110) {
-    const block = out.subarray(at, at + 110).fill(0);
-    const half = search(q3, values.subarray(o, o + 256), importance?.subarray(o, o + 256), codes, levels);
-    if (half === 0) continue;
-    block[108] = half;
-    block[109] = half >>> 8;
+    const own = importance?.subarray(o, o + 256);
+    const block = weigh(values.subarray(o, o + 256), own, q3.size);
+    const bytes = out.subarray(at, at + 110).fill(0);
+    const searched = search(q3, block);
+    if (searched === undefined) continue;
+    const half = floatToHalf(findScales(block.values, own, theirs, levels));
+    const choice = better(q3, block, searched, half, theirs);
+    bytes[108] = choice.half;
+    bytes[109] = choice.half >>> 8;
     packCodes(
-      Uint8Array.from(codes, (code) => code + 32),
-      block.subarray(96, 108),
+      Uint8Array.from(choice.codes, (code) => code + 32),
+      bytes.subarray(96, 108),
     );
-    packLevelsOf3(levels, block);
+    packLevelsOf3(levelsOf(q3, block.values, choice), bytes);
   }
 }
 
 /** Q6_K of whole blocks: a scale for every 16 values, in 8-bit steps of one half for all 256. */
 export function searchQ6_K(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
-  const levels = new Uint8Array(256);
-  const codes = new Int8Array(16);
   for (let o = 0, at = 0; o < values.length; o += 256, at += 210) {
-    const block = out.subarray(at, at + 210).fill(0);
-    const half = search(q6, values.subarray(o, o + 256), importance?.subarray(o, o + 256), codes, levels);
-    if (half === 0) continue;
-    block[208] = half;
-    block[209] = half >>> 8;
-    block.set(codes, 192);
-    packLevelsOf6(levels, block);
+    const block = weigh(values.subarray(o, o + 256), importance?.subarray(o, o + 256), q6.size);
+    const bytes = out.subarray(at, at + 210).fill(0);
+    const choice = search(q6, block);
+    if (choice === undefined) continue;
+    bytes[208] = choice.half;
+    bytes[209] = choice.half >>> 8;
+    bytes.set(choice.codes, 192);
+    packLevelsOf6(levelsOf(q6, block.values, choice), bytes);
   }
 }

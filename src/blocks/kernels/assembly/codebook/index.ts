@@ -27,20 +27,27 @@ const rest: usize = memory.data(4 * 128, 16);
   }
 }
 
+/** The scales of four blocks of IQ4_NL. */
+// @ts-ignore: decorator
+@inline export function scalesOfNL(x: usize, weights: usize): v128 {
+  if (weights !== 0) v128.store(spreads, f32x4.mul(squareSums(x, 128, 32), f32x4.splat(2.0 / 32)));
+  searchFour(x, weights, spreads, scales);
+  return v128.load(scales);
+}
+
 /** Lanes are blocks; where fewer than four are left, the other lanes hold what does not matter. */
 function iq4_nl(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 128) {
     const blocks = <usize>min(4, (values - i) >> 5);
     let own = weights;
     if (weights !== 0) {
-      v128.store(spreads, f32x4.mul(squareSums(x, 128, 32), f32x4.splat(2.0 / 32)));
       weights += 4 * 128;
       if (blocks < 4) {
         memory.copy(rest, own, 128 * blocks);
         own = rest;
       }
     }
-    searchFour(x, own, spreads, scales);
+    scalesOfNL(x, own);
     for (let b: usize = 0; b < blocks; b++) {
       const scale = load<f32>(scales + 4 * b);
       store<u16>(output, halfOf(scale));
@@ -71,30 +78,35 @@ export const codes: usize = memory.data(8, 16);
   store<u32>(output, low, 4);
 }
 
-/** Writes a block of IQ4_XS whose scales were searched. */
+/**
+ * Searches the scales of a block of IQ4_XS, whose codes go to `codes`; returns the step. Lanes are sub-blocks.
+ *
+ * @param i where the block stands among the values; every block from 0 on has its turn, since what smooths the
+ *   weights is made for four at a time
+ */
 // @ts-ignore: decorator
-@inline function writeXS(x: usize, output: usize): void {
+@inline export function stepOfXS(x: usize, weights: usize, i: i32): f32 {
+  if (weights !== 0) {
+    if ((i & 1023) === 0) {
+      v128.store(spreads, f32x4.mul(squareSums(x, 1024, 256), f32x4.splat(2.0 / 256)));
+    }
+    v128.store(ownSpreads, v128.load32_splat(spreads + 4 * <usize>((i >> 8) & 3)));
+  }
+  searchFour(x, weights, ownSpreads, scales);
+  searchFour(x + 512, weights === 0 ? 0 : weights + 512, ownSpreads, scales + 16);
   const step: f32 = -extremeOf16(scales) / 32;
   const inverse: f32 = step == 0 ? 0 : 1 / step;
   for (let s: usize = 0; s < 8; s++) {
     store<i8>(codes + s, max(-32, min(31, nearestInteger(inverse * load<f32>(scales + 4 * s)))));
   }
-  // The step itself, not its half: ggml assigns the levels before it rounds.
-  packXS(x, step, halfOf(step), output);
+  return step;
 }
 
-/** Lanes are sub-blocks of one block. */
 function iq4_xs(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 256) {
-    if (weights !== 0) {
-      if ((i & 1023) === 0) {
-        v128.store(spreads, f32x4.mul(squareSums(x, 1024, 256), f32x4.splat(2.0 / 256)));
-      }
-      v128.store(ownSpreads, v128.load32_splat(spreads + 4 * <usize>((i >> 8) & 3)));
-    }
-    searchFour(x, weights, ownSpreads, scales);
-    searchFour(x + 512, weights === 0 ? 0 : weights + 512, ownSpreads, scales + 16);
-    writeXS(x, output);
+    const step = stepOfXS(x, weights, i);
+    // The step itself, not its half: ggml assigns the levels before it rounds.
+    packXS(x, step, halfOf(step), output);
     x += 1024;
     if (weights !== 0) weights += 1024;
     output += 136;

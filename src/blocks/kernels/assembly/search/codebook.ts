@@ -1,186 +1,36 @@
 // IQ4_NL and IQ4_XS: a scale for every 32 values on the 16 uneven levels, which IQ4_XS keeps in steps of one half
 // for 256 values.
-//
-// Trials go by windows. The levels at both ends of a window are looked up, and a trial within takes one of them for
-// each value: midpoints of one sign are more than a fifth apart, so that hardly a value passes two.
 
-import { codes as codesOfXS, pack, packXS } from "../codebook/index";
-import { floatOf, halves } from "../half";
+import { codes as codesOfXS, pack, packXS, scalesOfNL, stepOfXS } from "../codebook/index";
+import { floatOf, halfOf, halves } from "../half";
 import { widenHalves } from "../number";
-import { block, extremesOf, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
-import { inversesOf, levelsOf, refine } from "./symmetric-refine";
-import {
-  chooseStep,
-  clearFits,
-  codes,
-  FIT,
-  fits,
-  GROUP,
-  halfSteps,
-  lossOf,
-  offer,
-  settleFits,
-} from "./symmetric-steps";
+import { FITS, SIZE, tryGroup, VECTORS } from "./codebook-trials";
+import { block, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
+import { beginRefining, compare, inversesOf, levelsOf, refine, refined } from "./symmetric-refine";
+import { chooseStep, codes, FIT, fits, halfSteps, lossOf } from "./symmetric-steps";
 
 const XS_BYTES: usize = 136;
 const NL_BYTES: usize = 18;
 
-/** Values of a sub-block, and the vectors of a group of four. */
-const SIZE: usize = 32;
-const VECTORS: usize = 16 * SIZE;
-
-/** Fits of a sub-block: the best trial of each window. */
-const FITS: usize = 8;
-
 /** Times that the scale of a block of IQ4_NL is fitted to the levels nearest to its values. */
 const FITTINGS = 3;
-
-/** Levels of the values of a group at one end of a window and at the other. */
-const here: usize = memory.data(16 * 32, 16);
-const there: usize = memory.data(16 * 32, 16);
-
-/**
- * Where a value passes from one level to the other, and what that adds to Σ weight · value · level and
- * Σ weight · level²: 32 vectors of each.
- */
-const passes: usize = memory.data(3 * 16 * 32, 16);
-const PRODUCT: usize = VECTORS;
-const SQUARE: usize = 2 * VECTORS;
-
-/** The sums when no value passes. */
-let lowProduct: v128 = i32x4.splat(0);
-let lowSquare: v128 = i32x4.splat(0);
-
-/** Looks up the levels at the end of a window. */
-function lookUp(from: usize, inverse: v128, to: usize): void {
-  for (let j: usize = 0; j < VECTORS; j += 16) {
-    v128.store(to + j, levelsOf(f32x4.mul(v128.load(from + j), inverse), 0));
-  }
-}
-
-/** Makes the terms of a window. */
-// @ts-ignore: decorator
-@inline function prepare(from: usize, near: usize, far: usize): void {
-  let sumProduct = i32x4.splat(0);
-  let sumSquare = i32x4.splat(0);
-  for (let j: usize = 0; j < VECTORS; j += 16) {
-    const a = v128.load(near + j);
-    const b = v128.load(far + j);
-    const lower = f32x4.pmin(a, b);
-    const upper = f32x4.pmax(a, b);
-    const weight = v128.load(from + j, WEIGHTS);
-    const weighted = v128.load(from + j, PRODUCTS);
-    const product = f32x4.mul(weighted, lower);
-    const square = f32x4.mul(f32x4.mul(weight, lower), lower);
-    sumProduct = f32x4.add(sumProduct, product);
-    sumSquare = f32x4.add(sumSquare, square);
-    v128.store(passes + j, f32x4.mul(f32x4.add(lower, upper), f32x4.splat(0.5)));
-    v128.store(passes + j, f32x4.sub(f32x4.mul(weighted, upper), product), PRODUCT);
-    v128.store(passes + j, f32x4.sub(f32x4.mul(f32x4.mul(weight, upper), upper), square), SQUARE);
-  }
-  lowProduct = sumProduct;
-  lowSquare = sumSquare;
-}
-
-/** Four trials of a window, side by side to keep the adders busy. */
-// @ts-ignore: decorator
-@inline function tryFour(from: usize, a: v128, b: v128, c: v128, d: v128, fit: usize): void {
-  let productA = i32x4.splat(0);
-  let squareA = i32x4.splat(0);
-  let productB = i32x4.splat(0);
-  let squareB = i32x4.splat(0);
-  let productC = i32x4.splat(0);
-  let squareC = i32x4.splat(0);
-  let productD = i32x4.splat(0);
-  let squareD = i32x4.splat(0);
-  for (let j: usize = 0; j < VECTORS; j += 16) {
-    const x = v128.load(from + j);
-    const middle = v128.load(passes + j);
-    const product = v128.load(passes + j, PRODUCT);
-    const square = v128.load(passes + j, SQUARE);
-    const passedA = f32x4.ge(f32x4.mul(x, a), middle);
-    const passedB = f32x4.ge(f32x4.mul(x, b), middle);
-    const passedC = f32x4.ge(f32x4.mul(x, c), middle);
-    const passedD = f32x4.ge(f32x4.mul(x, d), middle);
-    productA = f32x4.add(productA, v128.and(product, passedA));
-    productB = f32x4.add(productB, v128.and(product, passedB));
-    productC = f32x4.add(productC, v128.and(product, passedC));
-    productD = f32x4.add(productD, v128.and(product, passedD));
-    squareA = f32x4.add(squareA, v128.and(square, passedA));
-    squareB = f32x4.add(squareB, v128.and(square, passedB));
-    squareC = f32x4.add(squareC, v128.and(square, passedC));
-    squareD = f32x4.add(squareD, v128.and(square, passedD));
-  }
-  offer(fit, f32x4.add(lowProduct, productA), f32x4.add(lowSquare, squareA), false);
-  offer(fit, f32x4.add(lowProduct, productB), f32x4.add(lowSquare, squareB), false);
-  offer(fit, f32x4.add(lowProduct, productC), f32x4.add(lowSquare, squareC), false);
-  offer(fit, f32x4.add(lowProduct, productD), f32x4.add(lowSquare, squareD), false);
-}
-
-/** The inverse scale of trial `t` of eight between two ends. */
-// @ts-ignore: decorator
-@inline function between(start: f32, end: f32, t: f32, divisor: v128): v128 {
-  return f32x4.div(f32x4.splat(start + ((end - start) * t) / 8), divisor);
-}
-
-/**
- * The trials of a window.
- *
- * @param start where the first trial puts the value of largest magnitude
- * @param end where one more would put it
- * @param near the levels at the start
- * @param far where to put the levels at the end
- */
-function tryWindow(
-  from: usize,
-  divisor: v128,
-  start: f32,
-  end: f32,
-  near: usize,
-  far: usize,
-  fit: usize,
-): void {
-  lookUp(from, f32x4.div(f32x4.splat(end), divisor), far);
-  prepare(from, near, far);
-  for (let t: f32 = 0; t < 8; t += 4) {
-    const a = between(start, end, t, divisor);
-    const b = between(start, end, t + 1, divisor);
-    const c = between(start, end, t + 2, divisor);
-    const d = between(start, end, t + 3, divisor);
-    tryFour(from, a, b, c, d, fit);
-  }
-}
-
-/** Makes the fits of a group. */
-function tryGroup(g: usize): void {
-  const from = block + VECTORS * g;
-  const fit = fits + GROUP * g;
-  const extreme = extremesOf(from, SIZE);
-  clearFits(g);
-  lookUp(from, f32x4.div(f32x4.splat(-177), extreme), here);
-  tryWindow(from, extreme, -177, -145, here, there, fit);
-  tryWindow(from, extreme, -145, -119, there, here, fit + FIT);
-  tryWindow(from, extreme, -119, -97.5, here, there, fit + 2 * FIT);
-  tryWindow(from, extreme, -97.5, -80, there, here, fit + 3 * FIT);
-  lookUp(from, f32x4.div(f32x4.splat(157), extreme), here);
-  tryWindow(from, extreme, 157, 128.5, here, there, fit + 4 * FIT);
-  tryWindow(from, extreme, 128.5, 105.5, there, here, fit + 5 * FIT);
-  tryWindow(from, extreme, 105.5, 86.5, here, there, fit + 6 * FIT);
-  tryWindow(from, extreme, 86.5, 71, there, here, fit + 7 * FIT);
-  settleFits(g, FITS);
-}
 
 /** IQ4_XS: see `searchBlocks`. */
 export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += 256) {
+    const theirs = halfOf(stepOfXS(x, weights, i));
     turnBlock(x, weights, SIZE, 2, false);
     tryGroup(0);
     tryGroup(1);
-    const start = chooseStep(2, FITS, 32, 0.953125, 0.01171875, 32);
+    const start = chooseStep(2, FITS, 32, 0.953125, 0.015625, 24);
     if (start === 0) {
       memory.fill(output, 0, XS_BYTES);
     } else {
-      const half = refine(start, SIZE, 2, 32, 0, 2);
+      beginRefining();
+      refine(start, SIZE, 2, 32, 0, 2);
+      for (let s: usize = 0; s < 8; s++) store<f32>(codes + 4 * s, <f32>load<i8>(codesOfXS + s));
+      compare(theirs, SIZE, 2, 0);
+      const half = refined();
       for (let s: usize = 0; s < 8; s++) store<i8>(codesOfXS + s, <i32>load<f32>(codes + 4 * s));
       packXS(x, floatOf(half), half, output);
     }
@@ -205,30 +55,45 @@ export function searchIQ4_XS(x: usize, weights: usize, output: usize, values: i3
   return chosen;
 }
 
-/** The scales of four blocks, each of which is a lane. */
+/** Sums over four blocks whose values are stored with scales, lanes by block; see `measure`. */
+let error: v128 = i32x4.splat(0);
+let product: v128 = i32x4.splat(0);
+let square: v128 = i32x4.splat(0);
+
+/** Takes the error and what the best scales for the levels nearest to the values follow from. */
 // @ts-ignore: decorator
-@inline function searchScales(): v128 {
-  let scale = bestScales();
-  let chosen = i32x4.splat(0);
-  let best = i32x4.splat(0);
+@inline function measure(scale: v128): void {
+  const inverse = inversesOf(scale);
+  let sumError = i32x4.splat(0);
+  let sumProduct = i32x4.splat(0);
+  let sumSquare = i32x4.splat(0);
   for (let at = block; at < block + VECTORS; at += 16) {
-    best = f32x4.add(best, f32x4.mul(v128.load(at, PRODUCTS), v128.load(at)));
+    const x = v128.load(at);
+    const weight = v128.load(at, WEIGHTS);
+    const level = levelsOf(f32x4.mul(x, inverse), 0);
+    const off = f32x4.sub(x, f32x4.mul(scale, level));
+    const weighted = f32x4.mul(weight, level);
+    sumError = f32x4.add(sumError, f32x4.mul(f32x4.mul(weight, off), off));
+    sumProduct = f32x4.add(sumProduct, f32x4.mul(weighted, x));
+    sumSquare = f32x4.add(sumSquare, f32x4.mul(weighted, level));
   }
+  error = sumError;
+  product = sumProduct;
+  square = sumSquare;
+}
+
+/** The scales of four blocks, each of which is a lane, given those that ggml's method finds. */
+// @ts-ignore: decorator
+@inline function searchScales(theirs: v128): v128 {
+  const half = halves(theirs);
+  // An infinite scale is none: zero stands for it.
+  const finite = i32x4.ne(v128.and(half, i32x4.splat(0x7fff)), i32x4.splat(0x7c00));
+  let chosen = widenHalves(v128.and(half, finite));
+  measure(chosen);
+  let best = error;
+  let scale = bestScales();
   for (let fitting = 0; fitting < FITTINGS; fitting++) {
-    const inverse = inversesOf(scale);
-    let error = i32x4.splat(0);
-    let product = i32x4.splat(0);
-    let square = i32x4.splat(0);
-    for (let at = block; at < block + VECTORS; at += 16) {
-      const x = v128.load(at);
-      const weight = v128.load(at, WEIGHTS);
-      const level = levelsOf(f32x4.mul(x, inverse), 0);
-      const off = f32x4.sub(x, f32x4.mul(scale, level));
-      const weighted = f32x4.mul(weight, level);
-      error = f32x4.add(error, f32x4.mul(f32x4.mul(weight, off), off));
-      product = f32x4.add(product, f32x4.mul(weighted, x));
-      square = f32x4.add(square, f32x4.mul(weighted, level));
-    }
+    measure(scale);
     chosen = v128.bitselect(scale, chosen, f32x4.lt(error, best));
     best = f32x4.pmin(best, error);
     const fitted = widenHalves(halfSteps(f32x4.div(product, square)));
@@ -259,7 +124,7 @@ export function searchIQ4_NL(x: usize, weights: usize, output: usize, values: i3
     }
     turnBlock(x, own, SIZE, 1, true);
     tryGroup(0);
-    const scales = searchScales();
+    const scales = searchScales(scalesOfNL(x, own));
     v128.store(found, scales);
     v128.store(found, halves(scales), 16);
     for (let b: usize = 0; b < blocks; b++) {

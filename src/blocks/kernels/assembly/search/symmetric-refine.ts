@@ -1,7 +1,7 @@
 // A step and the codes of scales, improved by the error itself.
 
 import { levelsOf as unevenLevelsOf, REACH } from "../codebook/levels";
-import { floatOf } from "../half";
+import { floatOf, isInfinite } from "../half";
 import { block, shares, WEIGHTS } from "./symmetric-block";
 import { codes, halfStep } from "./symmetric-steps";
 
@@ -90,11 +90,33 @@ const SQUARE: usize = 2 * 4 * 16;
   v128.store(sums + 16 * g, f32x4.mul(share, f32x4.mul(f32x4.mul(code, square), code)), SQUARE);
 }
 
+/** Takes the errors of a group with the codes that it has. */
+// @ts-ignore: decorator
+@inline function stay(g: usize, step: v128, size: usize, bound: f32): void {
+  const scale = f32x4.mul(step, v128.load(codes + 16 * g));
+  const inverse = inversesOf(scale);
+  let error = i32x4.splat(0);
+  const from = block + 16 * size * g;
+  for (let at = from; at < from + 16 * size; at += 16) {
+    error = f32x4.add(error, errorOf(v128.load(at), v128.load(at, WEIGHTS), scale, inverse, bound));
+  }
+  v128.store(sums + 16 * g, f32x4.mul(v128.load(shares + 16 * g), error));
+}
+
 // @ts-ignore: decorator
 @inline function total(at: usize, count: usize): f32 {
   let sum: f32 = 0;
   for (let s: usize = 0; s < 4 * count; s += 4) sum += load<f32>(at + s);
   return sum;
+}
+
+let best: f32 = f32.POSITIVE_INFINITY;
+let bestHalf: i32 = 0;
+
+/** Forgets what `refine` has seen. */
+// @ts-ignore: decorator
+@inline export function beginRefining(): void {
+  best = f32.POSITIVE_INFINITY;
 }
 
 /**
@@ -105,12 +127,16 @@ const SQUARE: usize = 2 * 4 * 16;
  * @param codeBound codes are -codeBound…codeBound - 1
  * @param bound levels are -bound…bound - 1, or the uneven ones for 0
  * @param passes times that codes move to a neighbour and the step is fitted to them again
- * @returns the best step seen, as a half; `codes` are those that go with it
  */
 // @ts-ignore: decorator
-@inline export function refine(start: i32, size: usize, groups: usize, codeBound: f32, bound: f32, passes: i32): i32 {
-  let best: f32 = f32.POSITIVE_INFINITY;
-  let bestHalf = start;
+@inline export function refine(
+  start: i32,
+  size: usize,
+  groups: usize,
+  codeBound: f32,
+  bound: f32,
+  passes: i32,
+): void {
   let half = start;
   for (let pass = 0; pass < passes; pass++) {
     const step = f32x4.splat(floatOf(half));
@@ -131,6 +157,25 @@ const SQUARE: usize = 2 * 4 * 16;
     if (next === half && !v128.any_true(moved)) break;
     half = next;
   }
+}
+
+/** Takes a step (as a half) and `codes` over where they lose less than all that `refine` has seen. */
+// @ts-ignore: decorator
+@inline export function compare(half: i32, size: usize, groups: usize, bound: f32): void {
+  // An infinite step is none.
+  if (isInfinite(half)) return;
+  const step = f32x4.splat(floatOf(half));
+  for (let g: usize = 0; g < groups; g++) stay(g, step, size, bound);
+  const error = total(sums, 4 * groups);
+  if (error >= best) return;
+  best = error;
+  bestHalf = half;
+  memory.copy(chosen, codes, 64);
+}
+
+/** The best step that `refine` has seen, as a half; `codes` are then those that go with it. */
+// @ts-ignore: decorator
+@inline export function refined(): i32 {
   memory.copy(codes, chosen, 64);
   return bestHalf;
 }

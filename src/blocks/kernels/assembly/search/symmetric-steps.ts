@@ -34,17 +34,50 @@ const INFINITY: f32 = f32.POSITIVE_INFINITY;
   memory.fill(fits + GROUP * g, 0, GROUP);
 }
 
+// @ts-ignore: decorator
+@inline function scaleOf(product: v128, square: v128): v128 {
+  return v128.and(f32x4.div(product, square), f32x4.gt(square, i32x4.splat(0)));
+}
+
 /**
- * Takes a trial over as a fit where its levels gain more, with their best scale, than those before it.
+ * Takes the best of four trials over as a fit where its levels gain more, with their best scale, than those before.
+ * Of equal ones the first is better.
  *
- * @param product Σ weight · value · level
- * @param square Σ weight · level²
+ * @param productA Σ weight · value · level of the first
+ * @param squareA Σ weight · level² of the first
  * @param mirrored whether the levels stand for their negatives
  */
 // @ts-ignore: decorator
-@inline export function offer(fit: usize, product: v128, square: v128, mirrored: bool): void {
-  const scale = v128.and(f32x4.div(product, square), f32x4.gt(square, i32x4.splat(0)));
-  const gain = f32x4.mul(scale, product);
+@inline export function offer(
+  fit: usize,
+  productA: v128,
+  squareA: v128,
+  productB: v128,
+  squareB: v128,
+  productC: v128,
+  squareC: v128,
+  productD: v128,
+  squareD: v128,
+  mirrored: bool,
+): void {
+  const scaleA = scaleOf(productA, squareA);
+  const scaleB = scaleOf(productB, squareB);
+  const scaleC = scaleOf(productC, squareC);
+  const scaleD = scaleOf(productD, squareD);
+  const gainA = f32x4.mul(scaleA, productA);
+  const gainB = f32x4.mul(scaleB, productB);
+  const gainC = f32x4.mul(scaleC, productC);
+  const gainD = f32x4.mul(scaleD, productD);
+  const second = f32x4.gt(gainB, gainA);
+  const fourth = f32x4.gt(gainD, gainC);
+  const gainAB = v128.bitselect(gainB, gainA, second);
+  const gainCD = v128.bitselect(gainD, gainC, fourth);
+  const later = f32x4.gt(gainCD, gainAB);
+  const gain = v128.bitselect(gainCD, gainAB, later);
+  const scaleAB = v128.bitselect(scaleB, scaleA, second);
+  const scale = v128.bitselect(v128.bitselect(scaleD, scaleC, fourth), scaleAB, later);
+  const squareAB = v128.bitselect(squareB, squareA, second);
+  const square = v128.bitselect(v128.bitselect(squareD, squareC, fourth), squareAB, later);
   const best = v128.load(fit, 32);
   const more = f32x4.gt(gain, best);
   v128.store(fit, v128.bitselect(mirrored ? f32x4.neg(scale) : scale, v128.load(fit), more));

@@ -2,18 +2,16 @@
 
 import { floatOf } from "../half";
 import { codes as bytesOf3, levels as levelsOf3, packCodes, packLevels } from "../k/q3_k";
+import { encodeSymmetric } from "../k/symmetric";
 import { levels as levelsOf6, pack } from "../q6_k";
 import { MAGIC } from "../rounding";
 import { block, extremesOf, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
-import { refine } from "./symmetric-refine";
+import { beginRefining, compare, refine, refined } from "./symmetric-refine";
 import { chooseStep, clearFits, codes, FIT, fits, GROUP, offer, settleFits } from "./symmetric-steps";
 
 const VALUES: i32 = 256;
 const Q3_BYTES: usize = 110;
 const Q6_BYTES: usize = 210;
-
-/** Consecutive trials of which the best is kept as a fit. */
-const TOGETHER = 4;
 
 // @ts-ignore: decorator
 @inline function within(level: v128, low: f32, high: f32): v128 {
@@ -21,19 +19,20 @@ const TOGETHER = 4;
 }
 
 /**
- * Tries two inverse scales on levels -bound…bound - 1 and, if `both`, on -bound + 1…bound. Their sums over the
- * values are taken side by side: within one, every addition waits for the one before it.
+ * Sums of four trials: Σ weight · value · level and Σ weight · level² of each, on levels -bound…bound - 1, then the
+ * same on levels -bound + 1…bound.
+ */
+const sums: usize = memory.data(16 * 16, 16);
+
+/** How far the sums of the second kind are. */
+const MIRRORED: usize = 8 * 16;
+
+/**
+ * Takes the sums of two inverse scales, those of the second kind if `both`. Side by side they keep the adders busy:
+ * within one sum, every addition waits for the one before it.
  */
 // @ts-ignore: decorator
-@inline function tryTwo(
-  from: usize,
-  a: v128,
-  b: v128,
-  bound: f32,
-  both: bool,
-  fit: usize,
-  mirror: usize,
-): void {
+@inline function sumTwo(from: usize, a: v128, b: v128, bound: f32, both: bool, to: usize): void {
   let productA = i32x4.splat(0);
   let squareA = i32x4.splat(0);
   let productB = i32x4.splat(0);
@@ -63,16 +62,43 @@ const TOGETHER = 4;
       squareD = f32x4.add(squareD, f32x4.mul(f32x4.mul(weight, levelD), levelD));
     }
   }
-  offer(fit, productA, squareA, false);
-  offer(fit, productB, squareB, false);
+  v128.store(to, productA);
+  v128.store(to, squareA, 16);
+  v128.store(to, productB, 32);
+  v128.store(to, squareB, 48);
   if (both) {
-    offer(mirror, productC, squareC, true);
-    offer(mirror, productD, squareD, true);
+    v128.store(to, productC, MIRRORED);
+    v128.store(to, squareC, MIRRORED + 16);
+    v128.store(to, productD, MIRRORED + 32);
+    v128.store(to, squareD, MIRRORED + 48);
   }
 }
 
+/** Offers the four trials whose sums are at `at` as a fit. */
+// @ts-ignore: decorator
+@inline function offerSums(fit: usize, at: usize, mirrored: bool): void {
+  offer(
+    fit,
+    v128.load(at),
+    v128.load(at, 16),
+    v128.load(at, 32),
+    v128.load(at, 48),
+    v128.load(at, 64),
+    v128.load(at, 80),
+    v128.load(at, 96),
+    v128.load(at, 112),
+    mirrored,
+  );
+}
+
+/** The inverse scale of trial `t`. */
+// @ts-ignore: decorator
+@inline function trial(t: i32, first: f32, by: f32, extreme: v128): v128 {
+  return f32x4.div(f32x4.splat(-(first + by * <f32>t)), extreme);
+}
+
 /**
- * Makes the fits of a group: the best of every few trials, by how much of the error its own best scale takes away.
+ * Makes the fits of a group: the best of every four trials, by how much of the error its own best scale takes away.
  *
  * @param first below zero, where the first trial puts the value of largest magnitude
  * @param by how far from there the next ones put it
@@ -81,15 +107,14 @@ const TOGETHER = 4;
 @inline function tryGroup(g: usize, first: f32, by: f32, trials: i32, bound: f32, both: bool): void {
   const from = block + 16 * 16 * g;
   const extreme = extremesOf(from, 16);
-  const found = <usize>(trials / TOGETHER);
+  const found = <usize>(trials >> 2);
   let fit = fits + GROUP * g;
   clearFits(g);
-  for (let t = 0; t < trials; t += TOGETHER) {
-    for (let k = t; k < t + TOGETHER; k += 2) {
-      const a = f32x4.div(f32x4.splat(-(first + by * <f32>k)), extreme);
-      const b = f32x4.div(f32x4.splat(-(first + by * <f32>(k + 1))), extreme);
-      tryTwo(from, a, b, bound, both, fit, fit + FIT * found);
-    }
+  for (let t = 0; t < trials; t += 4) {
+    sumTwo(from, trial(t, first, by, extreme), trial(t + 1, first, by, extreme), bound, both, sums);
+    sumTwo(from, trial(t + 2, first, by, extreme), trial(t + 3, first, by, extreme), bound, both, sums + 64);
+    offerSums(fit, sums, false);
+    if (both) offerSums(fit + FIT * found, sums + MIRRORED, true);
     fit += FIT;
   }
   settleFits(g, both ? 2 * found : found);
@@ -121,16 +146,35 @@ const TOGETHER = 4;
   for (let s: usize = 0; s < 16; s++) store<u8>(to + s, <i32>load<f32>(codes + 4 * s) + bound);
 }
 
+/** What ggml's method makes of the values. */
+const blocks: usize = memory.data(4096 / 256 * 110, 16);
+
+/** Takes the scales of a block of Q3_K that ggml's method made where they lose less. */
+// @ts-ignore: decorator
+@inline function compareStored(from: usize): void {
+  for (let s: usize = 0; s < 16; s++) {
+    const low = (<i32>load<u8>(from + (s & 7), 96) >> (4 * <i32>(s >> 3))) & 15;
+    const high = (<i32>load<u8>(from + (s & 3), 104) >> (2 * <i32>(s >> 2))) & 3;
+    store<f32>(codes + 4 * s, <f32>((low | (high << 4)) - 32));
+  }
+  compare(load<u16>(from, 108), 16, 4, 4);
+}
+
 /** Q3_K: see `searchBlocks`. */
 export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32): void {
+  encodeSymmetric(11, x, weights, blocks, values);
+  let stored = blocks;
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
-    for (let g: usize = 0; g < 4; g++) tryGroup(g, 7.125, -0.3125, 16, 4, true);
-    const start = chooseStep(4, 8, 32, 0.953125, 0.01171875, 32);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 8.125, -0.375, 16, 4, true);
+    const start = chooseStep(4, 8, 32, 0.953125, 0.015625, 24);
     if (start === 0) {
       memory.fill(output, 0, Q3_BYTES);
     } else {
-      const half = refine(start, 16, 4, 32, 4, 3);
+      beginRefining();
+      refine(start, 16, 4, 32, 4, 3);
+      compareStored(stored);
+      const half = refined();
       store<u16>(output, half, 108);
       writeCodes(32, bytesOf3);
       writeLevels(x, floatOf(half), 4, levelsOf3);
@@ -140,6 +184,7 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
     x += 4 * VALUES;
     if (weights !== 0) weights += 4 * VALUES;
     output += Q3_BYTES;
+    stored += Q3_BYTES;
   }
 }
 
@@ -147,12 +192,14 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
 export function searchQ6_K(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
-    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 24, 32, false);
-    const start = chooseStep(4, 6, 128, 0.984375, 0.00390625, 32);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 28, 32, false);
+    const start = chooseStep(4, 7, 128, 0.984375, 0.00390625, 32);
     if (start === 0) {
       memory.fill(output, 0, Q6_BYTES);
     } else {
-      const half = refine(start, 16, 4, 128, 32, 3);
+      beginRefining();
+      refine(start, 16, 4, 128, 32, 3);
+      const half = refined();
       store<u16>(output, half, 208);
       writeCodes(0, output + 192);
       writeLevels(x, floatOf(half), 32, levelsOf6);
