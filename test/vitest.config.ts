@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
@@ -7,6 +8,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     exclude: ["test/peer/**"],
     pool: "forks",
+    // Two files side by side even where vitest would leave a core to the editor.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     // @oclif/test captures output by replacing process.stdout.write; vitest's own interception would hide it.
     disableConsoleIntercept: true,
     testTimeout: 60_000,
