@@ -99,7 +99,10 @@ export interface WorkerOrder {
   readonly shared: SharedState;
 }
 
-/** Why a worker gave up. A worker that ends well says nothing. */
+/** The last word of a worker. */
+export type WorkerMessage = { readonly kind: "done" } | WorkerFailure;
+
+/** Why a worker gave up. */
 export type WorkerFailure =
   | {
       /** `overflow`: a finite value that the target type cannot hold, or not as the largest of its block. */

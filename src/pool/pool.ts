@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { compileKernels } from "../blocks/kernels/load.js";
 import { builtUrl } from "../base/paths.js";
-import { Control, type WorkerFailure, type WorkerOrder } from "./control.js";
+import { Control, type WorkerFailure, type WorkerMessage, type WorkerOrder } from "./control.js";
 import { PoolError } from "./errors.js";
 import { hashOfChecksums } from "./hash.js";
 import { splitMemory } from "./memory.js";
@@ -168,7 +168,14 @@ function runWorker(order: WorkerOrder, control: Control): Promise<void> {
       clearInterval(grace);
       setTimeout(() => void worker.terminate(), STOP_GRACE_MS).unref();
     }, LOOK_INTERVAL_MS);
-    worker.on("message", (message: WorkerFailure) => {
+    worker.on("message", (message: WorkerMessage) => {
+      if (message.kind === "done") {
+        // Its files are closed; to take its thread apart needs some 10 ms more.
+        clearInterval(grace);
+        worker.unref();
+        resolve();
+        return;
+      }
       failure = describe(message, order.jobs);
       control.stop();
     });

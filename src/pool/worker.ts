@@ -4,7 +4,13 @@ import { Kernels } from "../blocks/kernels/kernels.js";
 import { bfloatToFloat, halfToFloat } from "../blocks/floats.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
-import { Control, type FinishedTile, type WorkerFailure, type WorkerOrder } from "./control.js";
+import {
+  Control,
+  type FinishedTile,
+  type WorkerFailure,
+  type WorkerMessage,
+  type WorkerOrder,
+} from "./control.js";
 import { type TensorJob, type Tile, Tiling } from "./tiles.js";
 
 /** Ends the work of this thread with a reason that the main thread turns into an error. */
@@ -143,9 +149,14 @@ class TileWorker {
   }
 }
 
-try {
-  new TileWorker(workerData as WorkerOrder).run();
-} catch (error) {
-  if (!(error instanceof Failure)) throw error;
-  parentPort?.postMessage(error.reason, []);
+function work(): WorkerMessage {
+  try {
+    new TileWorker(workerData as WorkerOrder).run();
+    return { kind: "done" };
+  } catch (error) {
+    if (error instanceof Failure) return error.reason;
+    throw error;
+  }
 }
+
+parentPort?.postMessage(work(), []);

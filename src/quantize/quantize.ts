@@ -6,6 +6,7 @@ import { type GgufOutput, partialPath } from "../../formats/gguf/write.js";
 import { checkOutput } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
+import { compileKernels } from "../blocks/kernels/load.js";
 import type { Plan, PlannedTensor } from "../plan/plan.js";
 import { PoolError } from "../pool/errors.js";
 import { runTiles } from "../pool/pool.js";
@@ -90,6 +91,8 @@ export async function runPlan(options: RunPlanOptions): Promise<RunPlanResult> {
 
 async function runLocked(options: RunPlanOptions, output: string): Promise<RunPlanResult> {
   const { plan, metadata, redo } = options;
+  // Beside the files that are made meanwhile; if it fails, the workers' start says so.
+  compileKernels().catch(() => {});
   const overwrite = options.overwrite === true || redo !== undefined;
   const laidOut = layoutPlan(plan, output, metadata, options);
   const { layout, paths, size } = laidOut;

@@ -210,6 +210,24 @@ describe("Kernels", () => {
     expect([...kernels.output]).toEqual([0x80, 0x3f]);
   });
 
+  it("makes the half of every finite bfloat16 that has one, in every place of a vector", () => {
+    // Whatever a vector's other values are: steps of 8 and a bit pair each with near and with far ones.
+    for (const step of [1, 9, 4097]) {
+      const bits = Uint16Array.from({ length: 65_536 }, (_, index) => (index * step) & 0xffff);
+      const finite = bits.filter((each) => (each & 0x7fff) < 0x4780);
+      for (let start = 0; start < finite.length; start += CAPACITY) {
+        const part = finite.slice(start, start + CAPACITY);
+        kernels.input.set(new Uint8Array(part.buffer));
+        expect(kernels.convert("BF16", "F16", part.length)).toBe(-1);
+        const values = new Float32Array(part.length);
+        decode("BF16", new Uint8Array(part.buffer), values);
+        const expected = new Uint8Array(2 * part.length);
+        encode("F16", values, expected);
+        expect(firstDifference(kernels.output, expected)).toBe(-1);
+      }
+    }
+  });
+
   it("gives the input itself for equal types", () => {
     place("BF16", Float32Array.of(1, 2, 3));
     expect(kernels.convert("BF16", "BF16", 3)).toBe(-1);

@@ -2,13 +2,21 @@ import { readFile } from "node:fs/promises";
 import { builtUrl } from "../../base/paths.js";
 import { BlockError } from "../errors.js";
 
+let compiled: Promise<WebAssembly.Module> | undefined;
+
 /**
- * Compiles the kernels once; the module can be posted to worker threads, where each makes its own `Kernels`.
+ * The compiled kernels; the module can be posted to worker threads, where each makes its own `Kernels`. It takes
+ * some 10 ms on another thread, once a process: who calls early and goes on with other work waits for nothing later.
  *
  * @throws BlockError `kernels-missing` when the package was not built, `kernels-damaged` when the file is not
  *   WebAssembly that this Node can run
  */
-export async function compileKernels(): Promise<WebAssembly.Module> {
+export function compileKernels(): Promise<WebAssembly.Module> {
+  compiled ??= compile();
+  return compiled;
+}
+
+async function compile(): Promise<WebAssembly.Module> {
   const url = builtUrl(import.meta.url, "./kernels.wasm");
   let bytes: Uint8Array<ArrayBuffer>;
   try {

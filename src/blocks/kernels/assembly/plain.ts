@@ -7,6 +7,11 @@ import { NON_FINITE, OVERFLOW, stop } from "./problem";
 /** Values between two looks at the largest magnitude so far. */
 const CHUNK: i32 = 4096;
 
+/** 2^−14 as bfloat16. */
+const LEAST_NORMAL_HALF: i16 = 0x3880;
+/** What the exponent of a bfloat16 is larger than that of the same half, in its place: 127 − 15. */
+const BIAS_DIFFERENCE: i16 = 112 << 7;
+
 /** Bits of the least magnitude of `S` that `T` cannot hold as a finite number. */
 // @ts-ignore: decorator
 @inline function limit<S, T>(): i32 {
@@ -40,6 +45,32 @@ const CHUNK: i32 = 4096;
   return i32x4.shr_u(i32x4.add(i32x4.add(values, i32x4.splat(0x7fff)), odd), 16);
 }
 
+/**
+ * Stores eight bfloat16 values as half. Normal halves have room for every bit of theirs, so only the exponent's
+ * bias changes; a vector with a value that is a subnormal half (one in 50 with weights of usual size) is rounded as
+ * float32.
+ */
+// @ts-ignore: decorator
+@inline function storeHalves(at: usize, input: usize): void {
+  const values = v128.load(input);
+  const magnitudes = v128.and(values, i16x8.splat(0x7fff));
+  const normal = i16x8.ge_s(magnitudes, i16x8.splat(LEAST_NORMAL_HALF));
+  const zero = i16x8.eq(magnitudes, i16x8.splat(0));
+  if (!i16x8.all_true(v128.or(normal, zero))) {
+    store8<i16>(at, floats<u16>(input), floats<u16>(input + 8));
+    return;
+  }
+  const moved = i16x8.shl(i16x8.sub(magnitudes, i16x8.splat(BIAS_DIFFERENCE)), 3);
+  v128.store(at, v128.or(v128.and(moved, normal), v128.andnot(values, i16x8.splat(0x7fff))));
+}
+
+/** Converts eight values. */
+// @ts-ignore: decorator
+@inline function convert8<S, T>(at: usize, input: usize): void {
+  if (!isFloat<S>() && !isSigned<S>() && !isFloat<T>() && isSigned<T>()) storeHalves(at, input);
+  else store8<T>(at, floats<S>(input), floats<S>(input + 4 * sizeof<S>()));
+}
+
 /** Largest magnitude of eight values, lane by lane, joined with `most`. */
 // @ts-ignore: decorator
 @inline function join<S>(most: v128, at: usize): v128 {
@@ -62,12 +93,12 @@ export function plain<S, T>(input: usize, output: usize, values: i32): i32 {
     for (; i + 8 <= end; i += 8) {
       const at = input + <usize>i * sizeof<S>();
       most = join<S>(most, at);
-      store8<T>(output + <usize>i * sizeof<T>(), floats<S>(at), floats<S>(at + 4 * sizeof<S>()));
+      convert8<S, T>(output + <usize>i * sizeof<T>(), at);
     }
     let found = largest<S>(most) >= limit<S, T>();
     if (i < end) {
       const at = input + <usize>i * sizeof<S>();
-      store8<T>(output + <usize>i * sizeof<T>(), floats<S>(at), floats<S>(at + 4 * sizeof<S>()));
+      convert8<S, T>(output + <usize>i * sizeof<T>(), at);
       found = found || firstFrom<S>(at, end - i, limit<S, T>()) >= 0;
     }
     if (found) return blame<S>(input, end, limit<S, T>());
