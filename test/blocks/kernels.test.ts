@@ -211,7 +211,7 @@ describe("Kernels", () => {
   });
 
   it("makes the half of every finite bfloat16 that has one, in every place of a vector", () => {
-    // Whatever a vector's other values are: steps of 8 and a bit pair each with near and with far ones.
+    // In order, then with other neighbours: subnormal halves beside normal ones.
     for (const step of [1, 9, 4097]) {
       const bits = Uint16Array.from({ length: 65_536 }, (_, index) => (index * step) & 0xffff);
       const finite = bits.filter((each) => (each & 0x7fff) < 0x4780);
