@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { packageRoot } from "../../src/base/paths.js";
@@ -21,14 +22,8 @@ interface Figure {
 
 const windows = 60;
 const context = 512;
-/** The slowest part by far, on a machine that is busy with other tests. */
+/** On a machine that is busy with other tests. */
 const patience = 600_000;
-
-/** Some seconds each; that all mixes have llama-quantize's bytes is tested elsewhere. */
-const few: readonly string[] = ["bf16", "Q8_0 plain", "Q4_0 plain", "Q4_K_M imatrix"];
-const more = ["Q6_K", "Q5_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "IQ3_S", "Q2_K"].map((mix) => `${mix} imatrix`);
-const compared = fullCampaign ? [...few, ...more] : few;
-const searched = compared.filter((name) => name.endsWith(" imatrix"));
 
 const lines = readFileSync(join(packageRoot, "fixtures", "reference", "figures.txt"), "utf8").split("\n");
 const figures: ReadonlyMap<string, Figure> = new Map(
@@ -49,6 +44,11 @@ const figures: ReadonlyMap<string, Figure> = new Map(
     ];
   }),
 );
+/** Ten seconds each. All of them with LAPIDARY_CAMPAIGN=full. */
+const few: readonly string[] = ["bf16", "Q8_0 plain", "Q4_0 plain", "Q4_K_M imatrix"];
+const compared = [...figures.keys()].filter((name) => name !== "f32" && (fullCampaign || few.includes(name)));
+const searched = compared.filter((name) => name.endsWith(fullCampaign ? "" : " imatrix") && name !== "bf16");
+
 let engine: Engine;
 
 beforeAll(async () => {
@@ -69,7 +69,7 @@ async function measured(name: string, method: Method): Promise<Measurement> {
     context,
     chunks: windows,
     // Two threads that wait for each other lose more than they gain where other tests run beside them.
-    threads: 1,
+    threads: fullCampaign ? availableParallelism() : 1,
   });
   return result.windows;
 }
