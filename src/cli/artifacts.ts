@@ -1,5 +1,6 @@
 import { formatDuration, formatSize } from "../base/sizes.js";
 import type { ConvertedArtifact } from "../pipeline/convert.js";
+import { describeRounding } from "./rounding.js";
 import { renderTable } from "./table.js";
 
 function shares(artifact: ConvertedArtifact): string {
@@ -14,9 +15,9 @@ const OUTCOMES: Readonly<Record<ConvertedArtifact["outcome"], (artifact: Convert
   unchanged: () => "there already",
 };
 
-/** A table of what was written, or would be. */
-export function renderArtifacts(artifacts: readonly ConvertedArtifact[]): Promise<string> {
-  return renderTable(
+/** A table of what was written, or would be, and what was made least by it. */
+export async function renderArtifacts(artifacts: readonly ConvertedArtifact[]): Promise<string> {
+  const table = await renderTable(
     ["file", ">bytes", ">size", ">bits/weight", "tensors", "outcome"],
     artifacts.map((artifact) => [
       artifact.files.join("\n"),
@@ -27,4 +28,8 @@ export function renderArtifacts(artifacts: readonly ConvertedArtifact[]): Promis
       OUTCOMES[artifact.outcome](artifact),
     ]),
   );
+  const objective = artifacts
+    .map((artifact) => describeRounding(artifact, artifact.importance))
+    .find((text) => text !== "");
+  return objective === undefined ? table : `${table}\n${objective}`;
 }

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { formatSize } from "../base/sizes.js";
 import { meanSpeed } from "../pipeline/bench.js";
 import { type ArtifactRecord, type Manifest, MANIFEST_NAME } from "../pipeline/manifest.js";
+import { describeRounding } from "./rounding.js";
 import { renderTable } from "./table.js";
 
 function row(artifact: ArtifactRecord): string[] {
@@ -48,5 +49,9 @@ export async function renderManifest(
   );
   const reference = artifacts[0]?.reference ?? null;
   const against = reference === null ? "" : `Compared with ${reference.type} of ${reference.source}. `;
-  return `${table}\n${against}All of it is in ${join(folder, MANIFEST_NAME)}.`;
+  const rounding = artifacts
+    .map((artifact) => describeRounding(artifact, artifact.importance?.file ?? null))
+    .find((text) => text !== "");
+  const how = rounding === undefined ? "" : `${rounding} `;
+  return `${table}\n${how}${against}All of it is in ${join(folder, MANIFEST_NAME)}.`;
 }

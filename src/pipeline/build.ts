@@ -221,7 +221,9 @@ class Build {
     for (const artifact of converted) {
       const files = await this.#hash(artifact.type, artifact.files);
       const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
-      const { bytes, type, plan, bitsPerWeight, tensors } = artifact;
+      const matrices =
+        artifact.importance === null ? [] : await this.#hash("importance matrix", [artifact.importance]);
+      const { bytes, type, plan, bitsPerWeight, method, tensors } = artifact;
       const { settings = null, reference = null, verification = null, throughput = null } = before ?? {};
       manifest = withArtifact(manifest, {
         files,
@@ -229,6 +231,8 @@ class Build {
         type,
         plan,
         bitsPerWeight,
+        method,
+        importance: matrices[0] ?? null,
         source,
         tensors,
         settings,

@@ -102,6 +102,8 @@ export interface ConvertedArtifact {
    * `search`: least Σ importance · (value − stored)², for the types that know a search; `ggml`: as llama-quantize.
    */
   readonly method: Method;
+  /** Path of the importance matrix that weighed the errors, or null. */
+  readonly importance: string | null;
   /** Tensors whose method heeds an importance and that the matrix given does not have. */
   readonly withoutImportance: readonly string[];
   /** Identity of plan and header: equal for equal output from equal input. */
@@ -247,6 +249,7 @@ function describe(plan: Plan, output: OutputLayout): Described {
     shares: plan.shares,
     tensors: plan.tensors.map(({ name, type, ne, byteLength }) => ({ name, type, ne, bytes: byteLength })),
     method: plan.method,
+    importance: plan.importance,
     withoutImportance: plan.withoutImportance,
     plan: planIdentity(plan, output),
   };

@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { Method } from "../blocks/types.js";
 import type { BenchResult } from "../engines/types.js";
 import type { VerifyResult } from "../verify/verify.js";
 import { writeFileAtomic } from "../base/atomic-file.js";
@@ -44,6 +45,10 @@ export interface ArtifactRecord {
   readonly plan: string;
   /** Bits of file a weight. */
   readonly bitsPerWeight: number;
+  /** How values found their places in blocks; null in manifests of before it was kept. */
+  readonly method: Method | null;
+  /** The importance matrix that weighed the errors; null without one. */
+  readonly importance: HashedFile | null;
   readonly source: SourceRecord;
   readonly tensors: readonly TensorRecord[];
   /** SHA-256 over everything that decides the measurements besides the file; null before they were made. */

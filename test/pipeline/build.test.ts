@@ -43,7 +43,8 @@ function recorder(): Reporter & { readonly jobs: string[] } {
 describe("build", () => {
   it("writes files, measures them, and puts all of it into the manifest", async () => {
     const out = scratchFolder();
-    const { manifest, missed } = await run({ out });
+    const imatrix = "fixtures/reference/imatrix.gguf";
+    const { manifest, missed } = await run({ out, imatrix });
     expect(missed).toEqual([]);
     expect(manifestOf(out)).toEqual(manifest);
     expect(readdirSync(out).toSorted()).toEqual(["manifest.json", "nano-e-Q4_0.gguf", "nano-e-Q8_0.gguf"]);
@@ -54,6 +55,7 @@ describe("build", () => {
       const [file] = artifact.files;
       expect(await hashFile(join(out, file?.file ?? ""))).toEqual(file);
       expect(artifact.source.files).toContainEqual(await hashFile(join(nanoCheckpoint, "model.safetensors")));
+      expect(artifact).toMatchObject({ method: "ggml", importance: await hashFile(imatrix) });
       expect(artifact.reference).toMatchObject({ type: "F32", source: "nano-e" });
       expect(artifact.tensors).toHaveLength(68);
       expect(artifact.verification?.windows).toMatchObject({ context: 128, windows: 3, scored: 3 * 63 });

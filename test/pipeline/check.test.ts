@@ -48,6 +48,8 @@ async function listIn(folder: string, files: readonly HashedFile[]): Promise<voi
         bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
         type: "Q8_0",
         plan: "0",
+        method: null,
+        importance: null,
         bitsPerWeight: 8,
         source: { kind: "checkpoint", name: "nano-e", files: [] },
         tensors: [],
