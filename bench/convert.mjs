@@ -1,7 +1,7 @@
 // How fast conversion is, against `cp` of the same file in the same run:
 //
 //   npm run build && node bench/convert.mjs [--size MiB] [--rounds N] [--threads N] [--memory MiB]
-//     [--folder DIR] [--only TYPE,…]
+//     [--folder DIR] [--only TYPE,…] [--json FILE]
 //
 // A BF16 checkpoint of normally distributed weights (1 GiB unless told) is converted by the real code,
 // journal and flush to the disk included. All contestants take turns; medians are printed, in MB (10^6
@@ -18,6 +18,7 @@ import { readConfig } from "../dist/src/gemma4/config.js";
 import { planCheckpoint } from "../dist/src/plan/checkpoint.js";
 import { runPlan } from "../dist/src/quantize/quantize.js";
 import { makeCheckpoint } from "./checkpoint.mjs";
+import { keep } from "./keep.mjs";
 
 const { values: flags } = parseArgs({
   options: {
@@ -27,6 +28,7 @@ const { values: flags } = parseArgs({
     memory: { type: "string", default: "1024" },
     folder: { type: "string", default: tmpdir() },
     only: { type: "string", default: "BF16,F16,F32,Q8_0,Q4_0,Q6_K" },
+    json: { type: "string" },
   },
 });
 const MiB = 2 ** 20;
@@ -125,3 +127,7 @@ for (const [name, list] of times) {
 }
 const peak = process.resourceUsage().maxRSS * 1024;
 console.log(`peak resident memory ${(peak / MiB).toFixed(0)} MiB under a ceiling of ${flags.memory} MiB`);
+keep(
+  flags.json,
+  [...times].map(([name, seconds]) => ({ name, bytesRead: bytes, seconds })),
+);

@@ -1,6 +1,6 @@
 // Speed of the kernels beside ggml's own encoders, one thread, the same normal values, in one run.
 //
-//   npm run build && node bench/kernels.mjs [--rounds N] [--only TYPE,…] [--from F32,F16,BF16] [--native] [--json]
+//   npm run build && node bench/kernels.mjs [--rounds N] [--only TYPE,…] [--from F32,F16,BF16] [--native] [--json FILE]
 //
 // Every type is encoded without an importance and, where it heeds one, with one. Rounds of ours and ggml's
 // alternate, so a change in the machine's load meets both; medians of processor time are printed in MB of float32
@@ -21,6 +21,7 @@ import { Kernels } from "../dist/src/blocks/kernels/kernels.js";
 import { compileKernels } from "../dist/src/blocks/kernels/load.js";
 import { rowBytes } from "../dist/src/blocks/table.js";
 import { nativeGgml, NEEDY, normalValues, shippedGgml } from "./ggml.mjs";
+import { keep } from "./keep.mjs";
 
 const { values: flags } = parseArgs({
   options: {
@@ -28,7 +29,7 @@ const { values: flags } = parseArgs({
     only: { type: "string", default: encodable.join(",") },
     from: { type: "string", default: "BF16" },
     native: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
+    json: { type: "string" },
   },
 });
 const ROW = 4096;
@@ -122,12 +123,10 @@ async function compare(source, target, rounded, given) {
   return { source, target, importance: given !== undefined, ...found };
 }
 
-if (!flags.json) {
-  const more = flags.native ? "   native    ratio" : "";
-  process.stdout.write(
-    `source  target   importance     ours     ggml    ratio${more}   (MB of float32 a second)\n`,
-  );
-}
+const more = flags.native ? "   native    ratio" : "";
+process.stdout.write(
+  `source  target   importance     ours     ggml    ratio${more}   (MB of float32 a second)\n`,
+);
 for (const source of flags.from.split(",")) {
   const { bytes, rounded } = asSource(source, values);
   kernels.input.set(bytes);
@@ -136,7 +135,6 @@ for (const source of flags.from.split(",")) {
     for (const given of kinds) {
       const result = await compare(source, target, rounded, given);
       results.push(result);
-      if (flags.json) continue;
       const { ours, ggml, native: compiled } = result;
       const cells = [ours.toFixed(0).padStart(8)];
       for (const other of [ggml, compiled]) {
@@ -149,4 +147,4 @@ for (const source of flags.from.split(",")) {
     }
   }
 }
-if (flags.json) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
+keep(flags.json, results);

@@ -1,7 +1,7 @@
 // Whole commands beside llama-quantize: a BF16 GGUF to a mix, on all cores, both as processes of their own.
 //
 //   npm run build && node bench/quantize.mjs [--size MiB] [--rounds N] [--threads N] [--memory MiB]
-//     [--only MIX,…] [--folder DIR] [--json]
+//     [--only MIX,…] [--folder DIR] [--json FILE]
 //
 // lapidary runs as its command (start-up, plan, journal, flush to the disk); llama-quantize is
 // `llama_model_quantize` of the library that npm ships, called by a small process. Each mix is written plain and
@@ -18,6 +18,7 @@ import { openFile } from "../dist/formats/file-source.js";
 import { openGguf } from "../dist/formats/gguf/read.js";
 import { MIXES } from "../dist/src/plan/mixes.js";
 import { makeCheckpoint } from "./checkpoint.mjs";
+import { keep } from "./keep.mjs";
 
 const { values: flags } = parseArgs({
   options: {
@@ -27,7 +28,7 @@ const { values: flags } = parseArgs({
     memory: { type: "string", default: "1024" },
     only: { type: "string", default: "Q4_K_M" },
     folder: { type: "string", default: tmpdir() },
-    json: { type: "boolean", default: false },
+    json: { type: "string" },
   },
 });
 const PROGRAM = fileURLToPath(new URL("../bin/run.js", import.meta.url));
@@ -129,15 +130,12 @@ for (const mix of flags.only.split(",")) {
     results.push({ mix, name, seconds, bytesRead: bytes, ratio });
   }
 }
-if (flags.json) {
-  process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
-} else {
-  console.log(`${(bytes / 1e6).toFixed(0)} MB of BF16, ${flags.threads} threads, Node ${process.version}`);
-  console.log(`load of the machine ${loadavg()[0].toFixed(1)} on ${availableParallelism()} cores`);
-  for (const { mix, name, seconds, bytesRead, ratio } of results) {
-    const rate = (bytesRead / 1e6 / seconds).toFixed(0);
-    console.log(
-      `${mix.padEnd(8)} ${name.padEnd(28)} ${seconds.toFixed(2).padStart(7)} s ${rate.padStart(5)} MB/s  ${ratio.toFixed(2)} ×`,
-    );
-  }
+keep(flags.json, results);
+console.log(`${(bytes / 1e6).toFixed(0)} MB of BF16, ${flags.threads} threads, Node ${process.version}`);
+console.log(`load of the machine ${loadavg()[0].toFixed(1)} on ${availableParallelism()} cores`);
+for (const { mix, name, seconds, bytesRead, ratio } of results) {
+  const rate = (bytesRead / 1e6 / seconds).toFixed(0);
+  console.log(
+    `${mix.padEnd(8)} ${name.padEnd(28)} ${seconds.toFixed(2).padStart(7)} s ${rate.padStart(5)} MB/s  ${ratio.toFixed(2)} ×`,
+  );
 }

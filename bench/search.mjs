@@ -1,6 +1,6 @@
 // What our search loses in rounding beside ggml, and how fast it is.
 //
-//   npm run build && node bench/search.mjs [--only TYPE,…] [--rows N] [--rounds N] [--json]
+//   npm run build && node bench/search.mjs [--only TYPE,…] [--rows N] [--rounds N] [--json FILE]
 //
 // The weighted squared error Σ importance · (value − stored)² of every type that knows a search, over rows of
 // every matrix of the miniature checkpoint and over normal values, in ppm of Σ importance · value²: ggml's own,
@@ -22,13 +22,14 @@ import { rowBytes } from "../dist/src/blocks/table.js";
 import { bindCheckpoint } from "../dist/src/gemma4/bind.js";
 import { readConfig } from "../dist/src/gemma4/config.js";
 import { NEEDY, normalValues, shippedGgml } from "./ggml.mjs";
+import { keep } from "./keep.mjs";
 
 const { values: flags } = parseArgs({
   options: {
     only: { type: "string", default: encodable.filter((type) => Kernels.searches(type)).join(",") },
     rows: { type: "string", default: "4" },
     rounds: { type: "string", default: "5" },
-    json: { type: "boolean", default: false },
+    json: { type: "string" },
   },
 });
 
@@ -230,11 +231,9 @@ const ppm = (value) => (value * 1e6).toFixed(1).padStart(10);
 
 const data = await samples();
 const results = [];
-if (!flags.json) {
-  process.stdout.write(
-    "type     importance   ggml ppm search ppm    lower   possible  gap closed   rows above    MB/s    ggml   ratio\n",
-  );
-}
+process.stdout.write(
+  "type     importance   ggml ppm search ppm    lower   possible  gap closed   rows above    MB/s    ggml   ratio\n",
+);
 for (const type of flags.only.split(",")) {
   const speed = await speeds(type);
   for (const given of [false, true]) {
@@ -270,7 +269,6 @@ for (const type of flags.only.split(",")) {
       speed,
     };
     results.push(result);
-    if (flags.json) continue;
     process.stdout.write(
       [
         type.padEnd(8),
@@ -290,4 +288,4 @@ for (const type of flags.only.split(",")) {
     );
   }
 }
-if (flags.json) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
+keep(flags.json, results);
