@@ -14,6 +14,7 @@ function table(header, rows) {
 
 const yes = (flag) => (flag ? "yes" : "no");
 const percent = (share, digits = 1) => (Number.isFinite(share) ? `${(share * 100).toFixed(digits)} %` : "");
+const ppm = (share) => (Number.isFinite(share) ? (share * 1e6).toFixed(1) : "");
 const ratio = (a, b) => (a === undefined || b === undefined ? "" : (a / b).toFixed(a / b < 10 ? 1 : 0));
 const rate = (value) => value?.toFixed(0) ?? "";
 const median = (list) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)];
@@ -34,7 +35,6 @@ const printers = {
     );
   },
   search(results) {
-    const ppm = (share) => (Number.isFinite(share) ? (share * 1e6).toFixed(1) : "");
     table(
       [
         "type",
