@@ -107,6 +107,12 @@ const rough: usize = memory.data(13 * 16, 16);
   return smallestByte(smallest);
 }
 
+/** Vector of a point, given the bytes that a list has of it. */
+// @ts-ignore: decorator
+@inline export function vectorOf(first: i32, second: i32): i32 {
+  return (first & 15) + 9 * (first >> 4) + 81 * ((second & 15) + 9 * (second >> 4));
+}
+
 /** Vector of the point with the least error among those with at most `limit` steps. */
 // @ts-ignore: decorator
 @inline function leastOf(list: usize, groups: usize, limit: i32): i32 {
@@ -127,8 +133,7 @@ const rough: usize = memory.data(13 * 16, 16);
       }
     }
   }
-  const half = (found & 15) + 9 * ((found >> 4) & 15);
-  return half + 81 * (((found >> 8) & 15) + 9 * (found >> 12));
+  return vectorOf(found & 255, found >> 8);
 }
 
 /**

@@ -59,7 +59,7 @@ export function setSteps(target: i32): void {
 
 /** The low 16 bits of two vectors. */
 // @ts-ignore: decorator
-@inline function join(a: v128, b: v128): v128 {
+@inline export function join(a: v128, b: v128): v128 {
   return v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
 }
 
@@ -147,12 +147,12 @@ const tables: usize = memory.data(32 * 4, 16);
 }
 
 // @ts-ignore: decorator
-@inline function lowHalf(a: v128, b: v128): v128 {
+@inline export function lowHalf(a: v128, b: v128): v128 {
   return v128.shuffle<i8>(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
 }
 
 // @ts-ignore: decorator
-@inline function highHalf(a: v128, b: v128): v128 {
+@inline export function highHalf(a: v128, b: v128): v128 {
   return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
@@ -197,7 +197,13 @@ const sums: usize = memory.data(2 * 32, 16);
     v128.store(to, back, 16);
     least = i16x8.min_u(least, i16x8.min_u(front, back));
   }
-  least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 4, 5, 6, 7, 0, 1, 2, 3));
+  return firstLeast(sums, least);
+}
+
+/** The place of the least of 32 sums, the first among equals, given the least of each lane. */
+// @ts-ignore: decorator
+@inline export function firstLeast(sums: usize, lanes: v128): i32 {
+  let least = i16x8.min_u(lanes, v128.shuffle<i16>(lanes, lanes, 4, 5, 6, 7, 0, 1, 2, 3));
   least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 2, 3, 0, 1, 6, 7, 4, 5));
   least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 1, 0, 3, 2, 5, 4, 7, 6));
   return <i32>ctz(placesOf(sums, least) | (placesOf(sums + 32, least) << 16));
