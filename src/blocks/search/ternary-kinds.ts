@@ -21,7 +21,7 @@ const common = {
   ofLargest: fround(0.1),
   reach: 1,
   step: fround(0.18),
-  rounds: 2,
+  rounds: 1,
 } as const;
 
 /** IQ1_S: eight sub-blocks of 32, each with a shift. */

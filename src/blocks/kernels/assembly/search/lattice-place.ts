@@ -74,7 +74,7 @@ export function setSteps(target: i32): void {
 }
 
 /** Tables of the slots: low bytes and high bytes. */
-const tables: usize = memory.data(32 * 4, 16);
+export const tables: usize = memory.data(32 * 4, 16);
 
 // @ts-ignore: decorator
 @inline function putTable(slot: usize, a: v128, b: v128): void {
@@ -121,6 +121,19 @@ const tables: usize = memory.data(32 * 4, 16);
   putTable(slot, low, high);
 }
 
+/** Makes the tables of pairs, given the errors of eight elements on each of three levels. */
+// @ts-ignore: decorator
+@inline export function tablesOfPairs(a: v128, b: v128, c: v128): void {
+  let front = v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  let back = v128.shuffle<i16>(c, c, 0, 0, 1, 1, 2, 2, 3, 3);
+  tableOfPair(0, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
+  tableOfPair(1, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
+  front = v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  back = v128.shuffle<i16>(c, c, 4, 4, 5, 5, 6, 6, 7, 7);
+  tableOfPair(2, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
+  tableOfPair(3, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
+}
+
 // @ts-ignore: decorator
 @inline function tablesOfEight(at: usize, inverse: v128): void {
   const one = f32x4.splat(1);
@@ -136,14 +149,7 @@ const tables: usize = memory.data(32 * 4, 16);
   const a = errorsOfEight(at, nearA, overA, nearB, overB, 1);
   const b = errorsOfEight(at, nearA, overA, nearB, overB, 3.125);
   const c = errorsOfEight(at, nearA, overA, nearB, overB, 5.375);
-  let front = v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  let back = v128.shuffle<i16>(c, c, 0, 0, 1, 1, 2, 2, 3, 3);
-  tableOfPair(0, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
-  tableOfPair(1, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
-  front = v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-  back = v128.shuffle<i16>(c, c, 4, 4, 5, 5, 6, 6, 7, 7);
-  tableOfPair(2, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
-  tableOfPair(3, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
+  tablesOfPairs(a, b, c);
 }
 
 // @ts-ignore: decorator

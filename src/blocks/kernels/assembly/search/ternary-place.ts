@@ -9,7 +9,7 @@ import { products, roots as shares, sizes, weights } from "../lattice/block";
 import { levelsOf } from "../lattice/ternary-fit";
 import { vectorOf } from "../lattice/ternary-point";
 import { entryOf, groupsOf, listOf, pointValues } from "../lattice/ternary-tables";
-import { firstLeast, highHalf, join, lowHalf, sumOf } from "./lattice-place";
+import { firstLeast, highHalf, join, lowHalf, sumOf, tables, tablesOfPairs } from "./lattice-place";
 
 /** Candidates of a group, in lists of sixteen. */
 const LISTS: i32 = 2;
@@ -24,10 +24,10 @@ const DOWN: i32 = 2048;
 export let product: f32 = 0;
 export let square: f32 = 0;
 
-/** The same over the last unit, by lane, and its points (u16). */
+/** The same over the last unit, by lane, and its points, 16 bits each. */
 let unitProduct: v128 = i32x4.splat(0);
 let unitSquare: v128 = i32x4.splat(0);
-const unitPoints: usize = memory.data(2 * 4, 16);
+let unitPoints: u64 = 0;
 
 /** Errors of 32 candidates. */
 const sums: usize = memory.data(2 * 32, 16);
@@ -55,9 +55,9 @@ const sums: usize = memory.data(2 * 32, 16);
   return i32x4.extract_lane(pairs, 0) + i32x4.extract_lane(pairs, 1);
 }
 
-/** Errors of two lists of eight candidates from four tables of pairs, low and high bytes apart. */
+/** Errors of sixteen candidates. */
 // @ts-ignore: decorator
-@inline function addErrors(list: usize, to: usize, tables: usize): void {
+@inline function addErrors(list: usize, to: usize): void {
   const nibble = i8x16.splat(15);
   const first = v128.load(list);
   const second = v128.load(list, 16);
@@ -83,43 +83,14 @@ const sums: usize = memory.data(2 * 32, 16);
   v128.store(to, i16x8.add(back, highHalf(low, high)), 16);
 }
 
-/** Tables of the errors of pairs: nine low bytes and nine high bytes, the level of the first value varying first. */
-const tables: usize = memory.data(32 * 4, 16);
-
-/** Stores the table of a pair, given its first eight errors and, at the start of a vector, the ninth. */
-// @ts-ignore: decorator
-@inline function putTable(pair: usize, eight: v128, ninth: v128): void {
-  const low = v128.shuffle<i8>(eight, ninth, 0, 2, 4, 6, 8, 10, 12, 14, 16, 16, 16, 16, 16, 16, 16, 16);
-  const high = v128.shuffle<i8>(eight, ninth, 1, 3, 5, 7, 9, 11, 13, 15, 17, 17, 17, 17, 17, 17, 17, 17);
-  v128.store(tables + 32 * pair, low);
-  v128.store(tables + 32 * pair, high, 16);
-}
-
-/** Makes the tables, given the errors of eight values on each level. */
-// @ts-ignore: decorator
-@inline function putTables(below: v128, zero: v128, above: v128): void {
-  let ninths = i16x8.add(above, v128.shuffle<i16>(above, above, 1, 0, 3, 2, 5, 4, 7, 6));
-  let both = v128.shuffle<i16>(below, zero, 0, 8, 1, 9, 2, 10, 3, 11);
-  let first = v128.shuffle<i16>(both, above, 0, 1, 8, 0, 1, 8, 0, 1);
-  putTable(0, i16x8.add(first, v128.shuffle<i16>(both, above, 2, 2, 2, 3, 3, 3, 9, 9)), ninths);
-  first = v128.shuffle<i16>(both, above, 4, 5, 10, 4, 5, 10, 4, 5);
-  putTable(1, i16x8.add(first, v128.shuffle<i16>(both, above, 6, 6, 6, 7, 7, 7, 11, 11)), i64x2.shr_u(ninths, 32));
-  ninths = v128.shuffle<i64>(ninths, ninths, 1, 1);
-  both = v128.shuffle<i16>(below, zero, 4, 12, 5, 13, 6, 14, 7, 15);
-  first = v128.shuffle<i16>(both, above, 0, 1, 12, 0, 1, 12, 0, 1);
-  putTable(2, i16x8.add(first, v128.shuffle<i16>(both, above, 2, 2, 2, 3, 3, 3, 13, 13)), ninths);
-  first = v128.shuffle<i16>(both, above, 4, 5, 14, 4, 5, 14, 4, 5);
-  putTable(3, i16x8.add(first, v128.shuffle<i16>(both, above, 6, 6, 6, 7, 7, 7, 15, 15)), i64x2.shr_u(ninths, 32));
-}
-
 /** Vector of the candidate around a vector with the least error, the first among equals. */
 // @ts-ignore: decorator
 @inline function bestAround(entry: i32): i32 {
   const list = listOf(entry);
-  addErrors(list, sums, tables);
+  addErrors(list, sums);
   // A single list is taken twice.
   const other = list + 32 * <usize>min(LISTS - 1, groupsOf(entry) - 1);
-  addErrors(other, sums + 32, tables);
+  addErrors(other, sums + 32);
   const place = firstLeast(
     sums,
     i16x8.min_u(
@@ -150,7 +121,7 @@ const tables: usize = memory.data(32 * 4, 16);
   const below1 = f32x4.mul(share1, f32x4.add(one, double1));
   const least0 = f32x4.pmin(none, f32x4.pmin(above0, below0));
   const least1 = f32x4.pmin(none, f32x4.pmin(above1, below1));
-  putTables(
+  tablesOfPairs(
     join(integers(f32x4.sub(below0, least0)), integers(f32x4.sub(below1, least1))),
     join(integers(f32x4.sub(none, least0)), integers(f32x4.sub(none, least1))),
     join(integers(f32x4.sub(above0, least0)), integers(f32x4.sub(above1, least1))),
@@ -162,10 +133,11 @@ const tables: usize = memory.data(32 * 4, 16);
 function placeUnit(at: usize, bytes: usize, inverse: f32, shift: f32): void {
   let productSum = i32x4.splat(0);
   let squareSum = i32x4.splat(0);
+  let points: u64 = 0;
   const inverses = f32x4.splat(inverse);
   for (let group: usize = 0; group < bytes >> 5; group++) {
     const point = pointOf(at, inverses, shift);
-    store<u16>(unitPoints + 2 * group, point);
+    points |= <u64>point << (16 * group);
     const values = pointValues(point);
     for (let half: usize = 0; half < 8; half += 4) {
       const levels = levelsOf(values + half, shift, 1);
@@ -176,6 +148,7 @@ function placeUnit(at: usize, bytes: usize, inverse: f32, shift: f32): void {
   }
   unitProduct = productSum;
   unitSquare = squareSum;
+  unitPoints = points;
 }
 
 /** Error of the last unit at its scale, beside what is the same for both shifts. */
@@ -204,14 +177,14 @@ function placeUnit(at: usize, bytes: usize, inverse: f32, shift: f32): void {
     placeUnit(from, 4 * unit, inverse, 0.125);
     const upProduct = unitProduct;
     const upSquare = unitSquare;
-    const up = load<u64>(unitPoints);
+    const up = unitPoints;
     const upError = errorAt(scales);
     placeUnit(from, 4 * unit, inverse, -0.125);
     const isDown = errorAt(scales) < upError;
     const down = i32x4.splat(-<i32>isDown);
     productSum = f32x4.add(productSum, v128.bitselect(unitProduct, upProduct, down));
     squareSum = f32x4.add(squareSum, v128.bitselect(unitSquare, upSquare, down));
-    const found = isDown ? load<u64>(unitPoints) | (0x0001000100010001 * <u64>DOWN) : up;
+    const found = isDown ? unitPoints | (0x0001000100010001 * <u64>DOWN) : up;
     if (unit === 8) store<u16>(points, <u16>found);
     else store<u64>(points, found);
     points += unit >> 2;
