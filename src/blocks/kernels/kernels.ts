@@ -43,6 +43,8 @@ const searched: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>([
   "TQ2_0",
   "MXFP4",
   "NVFP4",
+  "IQ1_S",
+  "IQ1_M",
   "IQ2_XXS",
   "IQ2_XS",
   "IQ2_S",

@@ -1,10 +1,13 @@
-import type { LatticeKind } from "./lattice-kinds.js";
+import type { PointKind } from "./lattice-kinds.js";
 
 const { abs, fround, max, min } = Math;
 
 /** What the search reads of a block of 256 values. */
 export interface Block {
-  /** Magnitudes. Where signs are kept even, one of a group of eight may be negated. */
+  /**
+   * Magnitudes, of which one of a group of eight may be negated where signs are kept even; the values themselves
+   * where points have the signs.
+   */
   readonly sizes: Float32Array;
   readonly weights: Float32Array;
   /** Weight times size. */
@@ -47,13 +50,13 @@ function evenOut(sizes: Float32Array, products: Float32Array, signs: Uint8Array)
 }
 
 /** Reads a block: see `Block`. */
-export function readBlock(kind: LatticeKind, values: Float32Array, importance?: Float32Array): Block {
+export function readBlock(kind: PointKind, values: Float32Array, importance?: Float32Array): Block {
   const weights = weigh(importance);
-  const sizes = values.map(abs);
+  const sizes = kind.signs === "points" ? values.slice() : values.map(abs);
   const products = weights.map((weight, j) => weight * sizes[j]!);
   const signs = new Uint8Array(32);
   for (const [j, value] of values.entries()) if (value < 0) signs[j >> 3]! |= 1 << (j & 7);
-  if (kind.even) evenOut(sizes, products, signs);
+  if (kind.signs === "even") evenOut(sizes, products, signs);
   const shares = new Float32Array(256);
   for (let j = 0; j < 256; j += kind.width) {
     const own = weights.subarray(j, j + kind.width);

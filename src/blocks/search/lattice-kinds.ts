@@ -1,15 +1,17 @@
 import type { Found } from "./lattice.js";
 
-/** A type whose groups are points of a lattice. */
-export interface LatticeKind {
-  readonly grid: "iq2xxs" | "iq2xs" | "iq2s" | "iq3xxs" | "iq3s";
+/** A type whose groups are points of a lattice and whose sub-blocks have scales of 2·code + 1 steps. */
+export interface PointKind {
   /** Elements of a group, and values of a sub-block. */
   readonly width: 4 | 8;
   readonly size: 16 | 32;
-  /** What a level of the decoder is in steps of the scale. */
-  readonly unit: number;
-  /** Whether each eight values must have an even number of minus signs. */
-  readonly even: boolean;
+  /** How signs are stored: in the points, or beside them, all or an even number of minus signs in each eight values. */
+  readonly signs: "points" | "all" | "even";
+  /** The last code of a scale. */
+  readonly lastCode: 7 | 15;
+  /** Steps that the largest scale of a sub-block is tried as: eight numbers from the first on, so far apart. */
+  readonly firstSteps: number;
+  readonly stepsApart: number;
   /** What of the weighted root mean square and of the largest value makes the first guess of a scale. */
   readonly ofMean: number;
   readonly ofLargest: number;
@@ -20,11 +22,27 @@ export interface LatticeKind {
   readonly rounds: number;
   /** Bytes of a block. */
   readonly bytes: number;
-  /** Stores all but the scale in a block of zeros. */
+  /** Stores what was found in a block of zeros. */
   store(block: Uint8Array, found: Found, signs: Uint8Array): void;
 }
 
+/** A type whose points are magnitudes. */
+export interface LatticeKind extends PointKind {
+  readonly grid: "iq2xxs" | "iq2xs" | "iq2s" | "iq3xxs" | "iq3s";
+  readonly signs: "all" | "even";
+  /** What a level of the decoder is in steps of the scale. */
+  readonly unit: number;
+}
+
 const { fround } = Math;
+
+/** What the scales of all these types have in common. */
+const scales = { lastCode: 15, firstSteps: 22, stepsApart: 1.5 } as const;
+
+function putHalf(block: Uint8Array, half: number): void {
+  block[0] = half;
+  block[1] = half >>> 8;
+}
 
 function putNibbles(block: Uint8Array, at: number, codes: readonly number[]): void {
   for (const [s, code] of codes.entries()) block[at + (s >> 1)]! |= code << (4 * (s & 1));
@@ -43,7 +61,8 @@ export const iq2_xxs: LatticeKind = {
   width: 8,
   size: 32,
   unit: 1 / 8,
-  even: true,
+  signs: "even",
+  ...scales,
   ofMean: fround(0.22),
   ofLargest: fround(0.06),
   reach: 1,
@@ -51,6 +70,7 @@ export const iq2_xxs: LatticeKind = {
   step: fround(0.13),
   bytes: 66,
   store(block, found, signs) {
+    putHalf(block, found.half);
     for (let s = 0; s < 8; s++) {
       block.set(found.points.slice(4 * s, 4 * s + 4), 2 + 8 * s);
       putWord(block, 6 + 8 * s, s, found, signs);
@@ -64,14 +84,16 @@ export const iq2_xs: LatticeKind = {
   width: 8,
   size: 16,
   unit: 1 / 8,
-  even: true,
+  signs: "even",
+  ...scales,
   ofMean: fround(0.22),
   ofLargest: fround(0.05),
   reach: 2,
   rounds: 2,
   step: fround(0.11),
   bytes: 74,
-  store(block, { points, codes }, signs) {
+  store(block, { half, points, codes }, signs) {
+    putHalf(block, half);
     for (const [group, point] of points.entries()) {
       block[2 + 2 * group] = point;
       block[3 + 2 * group] = (point >> 8) | (signs[group]! << 1);
@@ -86,14 +108,16 @@ export const iq2_s: LatticeKind = {
   width: 8,
   size: 16,
   unit: 1 / 8,
-  even: false,
+  signs: "all",
+  ...scales,
   ofMean: fround(0.2),
   ofLargest: fround(0.07),
   reach: 1,
   rounds: 1,
   step: fround(0.15),
   bytes: 82,
-  store(block, { points, codes }, signs) {
+  store(block, { half, points, codes }, signs) {
+    putHalf(block, half);
     for (const [group, point] of points.entries()) {
       block[2 + group] = point;
       block[66 + (group >> 2)]! |= (point >> 8) << (2 * (group & 3));
@@ -109,7 +133,8 @@ export const iq3_xxs: LatticeKind = {
   width: 4,
   size: 32,
   unit: 1 / 4,
-  even: true,
+  signs: "even",
+  ...scales,
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 2,
@@ -117,6 +142,7 @@ export const iq3_xxs: LatticeKind = {
   step: fround(0.09),
   bytes: 98,
   store(block, found, signs) {
+    putHalf(block, found.half);
     block.set(found.points, 2);
     for (let s = 0; s < 8; s++) putWord(block, 66 + 4 * s, s, found, signs);
   },
@@ -128,14 +154,16 @@ export const iq3_s: LatticeKind = {
   width: 4,
   size: 32,
   unit: 1,
-  even: false,
+  signs: "all",
+  ...scales,
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 1,
   rounds: 2,
   step: fround(0.13),
   bytes: 110,
-  store(block, { points, codes }, signs) {
+  store(block, { half, points, codes }, signs) {
+    putHalf(block, half);
     for (const [group, point] of points.entries()) {
       block[2 + group] = point;
       block[66 + (group >> 3)]! |= (point >> 8) << (group & 7);

@@ -1,8 +1,9 @@
 import { floatToHalf, halfToFloat } from "../floats.js";
+import type { Encoder } from "../types.js";
 import { nearest } from "../encode/lattice/numbers.js";
-import { makePlacer, type Placer } from "./lattice-place.js";
 import { readBlock, sumOf, type Block } from "./lattice-block.js";
-import type { LatticeKind } from "./lattice-kinds.js";
+import type { PointKind } from "./lattice-kinds.js";
+import type { Placer } from "./lattice-place.js";
 
 // A sub-block that is placed at one scale has the error s²·B − 2·s·A at any other, beside a constant: with
 // A = Σ w·|x|·g and B = Σ w·g². So a few trials a sub-block give a bound of its error at all scales, and with these
@@ -16,8 +17,11 @@ const further = 2;
 /** Half of the least scale that is stored. */
 const leastScale = 2 ** -25;
 
-/** Scales of the block that are tried, in terms of the largest scale of a sub-block. */
-const factors = Float32Array.from({ length: 8 }, (_, i) => 1 / (22 + 1.5 * i));
+/** Bits of a half from here on are no finite scale. */
+const infiniteHalf = 0x7c00;
+
+/** Scales of the block that are tried. */
+const candidates = 8;
 
 /** What a placement of a sub-block comes to: 2·A and B. */
 interface Trial {
@@ -41,7 +45,7 @@ export interface Found {
 }
 
 /** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
-function guess(kind: LatticeKind, block: Block, start: number): number {
+function guess(kind: PointKind, block: Block, start: number): number {
   const energy = new Float32Array(4);
   const weight = new Float32Array(4);
   let largest = 0;
@@ -69,7 +73,7 @@ function take(sub: SubBlock, { product, square }: { product: number; square: num
 }
 
 /** Tries scales around the guess for a sub-block, and further ones as long as it gets better beyond the last. */
-function searchScale(kind: LatticeKind, placer: Placer, block: Block, start: number): SubBlock {
+function searchScale(kind: PointKind, placer: Placer, block: Block, start: number): SubBlock {
   const sub: SubBlock = { trials: [], scale: 0, gain: 0 };
   const middle = guess(kind, block, start);
   const tryAt = (offset: number): number => {
@@ -96,15 +100,19 @@ function searchScale(kind: LatticeKind, placer: Placer, block: Block, start: num
  * The error of a block at a scale of it, each sub-block with the code that bounds its error best of the nearest one
  * and its neighbours.
  */
-function bound(subs: readonly SubBlock[], scale: number): { error: number; codes: number[] } {
+function bound(
+  { lastCode }: PointKind,
+  subs: readonly SubBlock[],
+  scale: number,
+): { error: number; codes: number[] } {
   let sum = 0;
   const codes = subs.map((sub) => {
     const ratio = min(fround(sub.scale / scale), 64);
-    const middle = max(0, min(15, nearest(fround(0.5 * fround(ratio - 1)))));
+    const middle = max(0, min(lastCode, nearest(fround(0.5 * fround(ratio - 1)))));
     let least = Infinity;
     let chosen = middle;
     for (const side of [-1, 0, 1]) {
-      const code = max(0, min(15, middle + side));
+      const code = max(0, min(lastCode, middle + side));
       const own = fround(scale * (2 * code + 1));
       for (const { double, square } of sub.trials) {
         const error = fround(own * fround(fround(own * square) - double));
@@ -120,16 +128,16 @@ function bound(subs: readonly SubBlock[], scale: number): { error: number; codes
 }
 
 /** The scale of the block with the least bound, before it is rounded to a half. 0 for a block of zeros. */
-function chooseScale(subs: readonly SubBlock[]): number {
+function chooseScale(kind: PointKind, subs: readonly SubBlock[]): number {
   const most = max(...subs.map(({ scale }) => scale));
   if (!(most >= leastScale)) return 0;
   let least = Infinity;
   let best = 0;
   // In the order of the kernel, which tries four at a time.
   for (let lane = 0; lane < 4; lane++) {
-    for (let i = lane; i < factors.length; i += 4) {
-      const scale = fround(most * factors[i]!);
-      const { error } = bound(subs, scale);
+    for (let i = lane; i < candidates; i += 4) {
+      const scale = fround(most * fround(1 / (kind.firstSteps + kind.stepsApart * i)));
+      const { error } = bound(kind, subs, scale);
       if (error >= least) continue;
       least = error;
       best = scale;
@@ -138,15 +146,15 @@ function chooseScale(subs: readonly SubBlock[]): number {
   return best;
 }
 
-function searchBlock(kind: LatticeKind, placer: Placer, block: Block): Found {
+function searchBlock(kind: PointKind, placer: Placer, block: Block): Found {
   const starts = Array.from({ length: 256 / kind.size }, (_, s) => kind.size * s);
   const subs = starts.map((start) => searchScale(kind, placer, block, start));
   let found: Found = { half: 0, codes: [], points: [] };
   let least = 0;
-  let half = floatToHalf(chooseScale(subs));
-  for (let round = 0; round < kind.rounds && half !== 0; round++) {
+  let half = floatToHalf(chooseScale(kind, subs));
+  for (let round = 0; round < kind.rounds && half !== 0 && half < infiniteHalf; round++) {
     const scale = halfToFloat(half);
-    const { codes } = bound(subs, scale);
+    const { codes } = bound(kind, subs, scale);
     const points: number[] = [];
     let error = 0;
     let above = 0;
@@ -175,17 +183,17 @@ function searchBlock(kind: LatticeKind, placer: Placer, block: Block): Found {
 }
 
 /** Makes the encoder of a type: searches whole blocks and stores what is found. */
-export function latticeSearch(kind: LatticeKind) {
-  return (values: Float32Array, out: Uint8Array, importance?: Float32Array): void => {
+export function latticeSearch<Kind extends PointKind>(
+  kind: Kind,
+  makePlacer: (kind: Kind) => Placer,
+): Encoder {
+  return (values, out, importance) => {
     const placer = makePlacer(kind);
     for (let o = 0, at = 0; o < values.length; o += 256, at += kind.bytes) {
       const block = readBlock(kind, values.subarray(o, o + 256), importance?.subarray(o, o + 256));
       const found = searchBlock(kind, placer, block);
       const own = out.subarray(at, at + kind.bytes).fill(0);
-      if (found.half === 0) continue;
-      own[0] = found.half;
-      own[1] = found.half >>> 8;
-      kind.store(own, found, block.signs);
+      if (found.half !== 0) kind.store(own, found, block.signs);
     }
   };
 }

@@ -8,6 +8,8 @@ import { searchIQ4_NL, searchIQ4_XS } from "./codebook.js";
 import { searchQ3_K, searchQ6_K } from "./symmetric.js";
 import { iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./lattice-kinds.js";
 import { latticeSearch } from "./lattice.js";
+import { makePlacer } from "./lattice-place.js";
+import { searchIQ1_M, searchIQ1_S } from "./ternary.js";
 
 /**
  * Encoders that look for the least Σ importance · (value − stored)², in plain TypeScript: what the kernels are
@@ -30,11 +32,13 @@ export const searchers: ReadonlyMap<BlockTypeName, Encoder> = new Map<BlockTypeN
   ["TQ2_0", searchTQ2_0],
   ["MXFP4", searchMXFP4],
   ["NVFP4", searchNVFP4],
-  ["IQ2_XXS", latticeSearch(iq2_xxs)],
-  ["IQ2_XS", latticeSearch(iq2_xs)],
-  ["IQ2_S", latticeSearch(iq2_s)],
-  ["IQ3_XXS", latticeSearch(iq3_xxs)],
-  ["IQ3_S", latticeSearch(iq3_s)],
+  ["IQ1_S", searchIQ1_S],
+  ["IQ1_M", searchIQ1_M],
+  ["IQ2_XXS", latticeSearch(iq2_xxs, makePlacer)],
+  ["IQ2_XS", latticeSearch(iq2_xs, makePlacer)],
+  ["IQ2_S", latticeSearch(iq2_s, makePlacer)],
+  ["IQ3_XXS", latticeSearch(iq3_xxs, makePlacer)],
+  ["IQ3_S", latticeSearch(iq3_s, makePlacer)],
   ["IQ4_NL", searchIQ4_NL],
   ["IQ4_XS", searchIQ4_XS],
 ]);

@@ -63,7 +63,7 @@ const squareSums: usize = memory.data(16, 16);
 
 /** Levels of four values of a point, times `by`. */
 // @ts-ignore: decorator
-@inline function levelsOf(values: usize, shift: f32, by: f32): v128 {
+@inline export function levelsOf(values: usize, shift: f32, by: f32): v128 {
   const wide = i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(v128.load32_zero(values)));
   return f32x4.mul(f32x4.add(f32x4.convert_i32x4_s(wide), f32x4.splat(shift)), f32x4.splat(by));
 }

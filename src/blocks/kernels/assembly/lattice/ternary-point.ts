@@ -60,16 +60,16 @@ const rough: usize = memory.data(13 * 16, 16);
   const a = i64x2.shr_u(low, 16 * pair);
   const b = i64x2.shr_u(top, 16 * pair);
   return i8x16.add_sat_u(
-    v128.shuffle<i8>(a, b, 0, 8, 16, 0, 8, 16, 0, 8, 16, 0, 0, 0, 0, 0, 0, 0),
-    v128.shuffle<i8>(a, b, 1, 1, 1, 9, 9, 9, 17, 17, 17, 0, 0, 0, 0, 0, 0, 0),
+    v128.shuffle<i8>(a, b, 0, 8, 16, 0, 0, 8, 16, 0, 0, 8, 16, 0, 0, 0, 0, 0),
+    v128.shuffle<i8>(a, b, 1, 1, 1, 0, 9, 9, 9, 0, 17, 17, 17, 0, 0, 0, 0, 0),
   );
 }
 
 /** Adds the errors of two values to a sum. */
 // @ts-ignore: decorator
 @inline function addPair(sum: f32, nibble: i32, j: usize): f32 {
-  const upper = (nibble * 11) >> 5;
-  const lower = nibble - 3 * upper;
+  const lower = nibble & 3;
+  const upper = nibble >> 2;
   return sum + load<f32>(errors + 4 * j + 32 * lower) + load<f32>(errors + 4 * j + 32 * upper, 4);
 }
 
@@ -107,6 +107,15 @@ const rough: usize = memory.data(13 * 16, 16);
   return smallestByte(smallest);
 }
 
+/** Vector of a point, given the bytes that a list has of it. */
+// @ts-ignore: decorator
+@inline export function vectorOf(first: i32, second: i32): i32 {
+  const both = (second << 8) | first;
+  const pairs = (both & 0x3333) + 3 * ((both >> 2) & 0x3333);
+  const fours = (pairs & 0x0f0f) + 9 * ((pairs >> 4) & 0x0f0f);
+  return (fours & 0xff) + 81 * (fours >> 8);
+}
+
 /** Vector of the point with the least error among those with at most `limit` steps. */
 // @ts-ignore: decorator
 @inline function leastOf(list: usize, groups: usize, limit: i32): i32 {
@@ -127,8 +136,7 @@ const rough: usize = memory.data(13 * 16, 16);
       }
     }
   }
-  const half = (found & 15) + 9 * ((found >> 4) & 15);
-  return half + 81 * (((found >> 8) & 15) + 9 * (found >> 12));
+  return vectorOf(found & 255, found >> 8);
 }
 
 /**

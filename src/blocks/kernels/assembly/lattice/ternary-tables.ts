@@ -2,7 +2,7 @@
 // around them, in the order in which they are compared.
 //
 // A vector is a number in base 3, its first digit the least significant. Lists hold points in groups of
-// sixteen: two vectors of bytes, a byte for four digits, a nibble for two of them (0…8).
+// sixteen: two vectors of bytes, a byte for four digits, a nibble for two of them: the first and four times the second.
 
 /** Points of the grid, eight bytes (-1, 0, 1) each, written by the host. */
 const POINTS: i32 = 2048;
@@ -45,8 +45,8 @@ export function ternaryTableBytes(): i32 {
   return ~entry & 15;
 }
 
-/** Squared distances of two digits, 0…8, from two others: a vector of bytes for each. */
-const pairDistances: usize = memory.data(9 * 16, 16);
+/** Squared distances of two digits from two others, as nibbles: a vector of bytes for each. */
+const pairDistances: usize = memory.data(11 * 16, 16);
 /** The first and the second four digits of all points, as in lists. */
 const firsts: usize = memory.data(2048, 16);
 const seconds: usize = memory.data(2048, 16);
@@ -54,18 +54,23 @@ const seconds: usize = memory.data(2048, 16);
 const distances: usize = memory.data(2048, 16);
 
 function measurePairs(): void {
-  for (let a = 0; a < 9; a++) {
-    for (let b = 0; b < 9; b++) {
-      const lower = (a % 3) - (b % 3);
-      const upper = a / 3 - b / 3;
+  for (let a = 0; a < 11; a++) {
+    for (let b = 0; b < 11; b++) {
+      const lower = (a & 3) - (b & 3);
+      const upper = (a >> 2) - (b >> 2);
       store<u8>(pairDistances + 16 * a + b, lower * lower + upper * upper);
     }
   }
 }
 
-/** Two digits of a point. */
+/** Two digits of a point as a number in base 3. */
 function pair(values: usize): i32 {
   return load<i8>(values) + 1 + 3 * (load<i8>(values, 1) + 1);
+}
+
+/** The nibble of two digits, a number in base 3. */
+function nibbleOf(pair: i32): i32 {
+  return (pair % 3) + 4 * (pair / 3);
 }
 
 /** Enters the points by their vectors; all other entries become -1. */
@@ -77,18 +82,18 @@ function enterPoints(): void {
     const b = pair(values + 2);
     const c = pair(values + 4);
     const d = pair(values + 6);
-    store<u8>(firsts + point, a | (b << 4));
-    store<u8>(seconds + point, c | (d << 4));
+    store<u8>(firsts + point, nibbleOf(a) | (nibbleOf(b) << 4));
+    store<u8>(seconds + point, nibbleOf(c) | (nibbleOf(d) << 4));
     store<i32>(tables + 4 * (a + 9 * (b + 9 * (c + 9 * d))), point, ENTRIES_AT);
   }
 }
 
 /** Measures how far all points are from a vector. */
 function measure(vector: i32): void {
-  const a = v128.load(pairDistances + 16 * (vector % 9));
-  const b = v128.load(pairDistances + 16 * ((vector / 9) % 9));
-  const c = v128.load(pairDistances + 16 * ((vector / 81) % 9));
-  const d = v128.load(pairDistances + 16 * (vector / 729));
+  const a = v128.load(pairDistances + 16 * nibbleOf(vector % 9));
+  const b = v128.load(pairDistances + 16 * nibbleOf((vector / 9) % 9));
+  const c = v128.load(pairDistances + 16 * nibbleOf((vector / 81) % 9));
+  const d = v128.load(pairDistances + 16 * nibbleOf(vector / 729));
   const nibble = i8x16.splat(15);
   for (let point = 0; point < POINTS; point += 16) {
     const first = v128.load(firsts + point);

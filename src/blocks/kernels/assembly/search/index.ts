@@ -6,6 +6,7 @@ import { searchQ1_0 } from "./signs";
 import { searchIQ4_NL, searchIQ4_XS } from "./codebook";
 import { searchQ3_K, searchQ6_K } from "./symmetric";
 import { searchLattice } from "./lattice";
+import { searchTernary } from "./ternary";
 
 /**
  * Encodes whole blocks with the least Σ weight · (value − stored)² that a search finds.
@@ -51,6 +52,9 @@ export function searchBlocks(target: i32, x: usize, weights: usize, output: usiz
     case 21:
     case 22:
       return searchLattice(target, x, weights, output, values);
+    case 19:
+    case 29:
+      return searchTernary(target, x, weights, output, values);
     case 20:
       return searchIQ4_NL(x, weights, output, values);
     case 23:

@@ -59,7 +59,7 @@ export function setSteps(target: i32): void {
 
 /** The low 16 bits of two vectors. */
 // @ts-ignore: decorator
-@inline function join(a: v128, b: v128): v128 {
+@inline export function join(a: v128, b: v128): v128 {
   return v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
 }
 
@@ -74,7 +74,7 @@ export function setSteps(target: i32): void {
 }
 
 /** Tables of the slots: low bytes and high bytes. */
-const tables: usize = memory.data(32 * 4, 16);
+export const tables: usize = memory.data(32 * 4, 16);
 
 // @ts-ignore: decorator
 @inline function putTable(slot: usize, a: v128, b: v128): void {
@@ -121,6 +121,19 @@ const tables: usize = memory.data(32 * 4, 16);
   putTable(slot, low, high);
 }
 
+/** Makes the tables of pairs, given the errors of eight elements on each of three levels. */
+// @ts-ignore: decorator
+@inline export function tablesOfPairs(a: v128, b: v128, c: v128): void {
+  let front = v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  let back = v128.shuffle<i16>(c, c, 0, 0, 1, 1, 2, 2, 3, 3);
+  tableOfPair(0, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
+  tableOfPair(1, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
+  front = v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  back = v128.shuffle<i16>(c, c, 4, 4, 5, 5, 6, 6, 7, 7);
+  tableOfPair(2, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
+  tableOfPair(3, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
+}
+
 // @ts-ignore: decorator
 @inline function tablesOfEight(at: usize, inverse: v128): void {
   const one = f32x4.splat(1);
@@ -136,23 +149,16 @@ const tables: usize = memory.data(32 * 4, 16);
   const a = errorsOfEight(at, nearA, overA, nearB, overB, 1);
   const b = errorsOfEight(at, nearA, overA, nearB, overB, 3.125);
   const c = errorsOfEight(at, nearA, overA, nearB, overB, 5.375);
-  let front = v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  let back = v128.shuffle<i16>(c, c, 0, 0, 1, 1, 2, 2, 3, 3);
-  tableOfPair(0, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
-  tableOfPair(1, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
-  front = v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-  back = v128.shuffle<i16>(c, c, 4, 4, 5, 5, 6, 6, 7, 7);
-  tableOfPair(2, v128.shuffle<i32>(front, back, 0, 4, 1, 5));
-  tableOfPair(3, v128.shuffle<i32>(front, back, 2, 6, 3, 7));
+  tablesOfPairs(a, b, c);
 }
 
 // @ts-ignore: decorator
-@inline function lowHalf(a: v128, b: v128): v128 {
+@inline export function lowHalf(a: v128, b: v128): v128 {
   return v128.shuffle<i8>(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
 }
 
 // @ts-ignore: decorator
-@inline function highHalf(a: v128, b: v128): v128 {
+@inline export function highHalf(a: v128, b: v128): v128 {
   return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
@@ -197,7 +203,13 @@ const sums: usize = memory.data(2 * 32, 16);
     v128.store(to, back, 16);
     least = i16x8.min_u(least, i16x8.min_u(front, back));
   }
-  least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 4, 5, 6, 7, 0, 1, 2, 3));
+  return firstLeast(sums, least);
+}
+
+/** The place of the least of 32 sums, the first among equals, given the least of each lane. */
+// @ts-ignore: decorator
+@inline export function firstLeast(sums: usize, lanes: v128): i32 {
+  let least = i16x8.min_u(lanes, v128.shuffle<i16>(lanes, lanes, 4, 5, 6, 7, 0, 1, 2, 3));
   least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 2, 3, 0, 1, 6, 7, 4, 5));
   least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 1, 0, 3, 2, 5, 4, 7, 6));
   return <i32>ctz(placesOf(sums, least) | (placesOf(sums + 32, least) << 16));
