@@ -13,6 +13,19 @@
   v128.store(to + 3 * step, v128.shuffle<i64>(ab2, cd2, 1, 3));
 }
 
+/** Stores four values of each of four rows that lie `stride` bytes apart, lanes by row and `step` bytes apart. */
+// @ts-ignore: decorator
+@inline export function turnFour(rows: usize, stride: usize, to: usize, step: usize): void {
+  turn4(
+    v128.load(rows),
+    v128.load(rows + stride),
+    v128.load(rows + 2 * stride),
+    v128.load(rows + 3 * stride),
+    to,
+    step,
+  );
+}
+
 /** Stores the first `values` values of four rows, lanes by row; a multiple of 4. */
 // @ts-ignore: decorator
 @inline export function turn(a: usize, b: usize, c: usize, d: usize, values: usize, to: usize): void {

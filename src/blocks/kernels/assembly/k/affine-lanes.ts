@@ -5,6 +5,8 @@
 // together, for the sums of one wait for the adder most of the time. A second set is searched in turns with the
 // first, for between the sums there are long chains of divisions.
 
+import { turnFour } from "../turn";
+
 /** A set: for every value of up to 32 its vectors, then the numbers of its groups. */
 export const sets: usize = memory.data(2 * 3616, 16);
 export const SET: usize = 3616;
@@ -46,30 +48,13 @@ export const FIT_ERROR: usize = 256;
   return i32x4.splat(0);
 }
 
-/** Stores four values of each of four sub-blocks, `step` bytes apart, lanes by sub-block. */
-// @ts-ignore: decorator
-@inline function turn4(from: usize, step: usize, to: usize): void {
-  const a = v128.load(from);
-  const b = v128.load(from + step);
-  const c = v128.load(from + 2 * step);
-  const d = v128.load(from + 3 * step);
-  const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
-  const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
-  const ab2 = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
-  const cd2 = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
-  v128.store(to, v128.shuffle<i64>(ab, cd, 0, 2));
-  v128.store(to + STRIDE, v128.shuffle<i64>(ab, cd, 1, 3));
-  v128.store(to + 2 * STRIDE, v128.shuffle<i64>(ab2, cd2, 0, 2));
-  v128.store(to + 3 * STRIDE, v128.shuffle<i64>(ab2, cd2, 1, 3));
-}
-
 /** Spreads eight sub-blocks of `count` values over the lanes. */
 // @ts-ignore: decorator
 @inline function turn(from: usize, count: i32, to: usize): void {
   const step = <usize>count * 4;
   for (let j: usize = 0; j < <usize>count; j += 4) {
-    turn4(from + 4 * j, step, to + STRIDE * j);
-    turn4(from + 4 * j + 4 * step, step, to + STRIDE * j + NEXT);
+    turnFour(from + 4 * j, step, to + STRIDE * j, STRIDE);
+    turnFour(from + 4 * j + 4 * step, step, to + STRIDE * j + NEXT, STRIDE);
   }
 }
 

@@ -1,5 +1,7 @@
 // Sorted order of four sub-blocks at a time, lanes by sub-block, and running sums over it.
 
+import { turnFour } from "../turn";
+
 /** Value j of four sub-blocks. */
 const turned: usize = memory.data(32 * 16, 16);
 /** Position of value j among the sorted values of its sub-block, four sub-blocks. */
@@ -23,22 +25,6 @@ const sums: usize = memory.data(4 * 384, 16);
   return sums + SUMS * <usize>s;
 }
 
-// @ts-ignore: decorator
-@inline function turn(from: usize, stride: usize, to: usize, toStride: usize): void {
-  const a = v128.load(from);
-  const b = v128.load(from + stride);
-  const c = v128.load(from + 2 * stride);
-  const d = v128.load(from + 3 * stride);
-  const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
-  const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
-  const ab2 = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
-  const cd2 = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
-  v128.store(to, v128.shuffle<i64>(ab, cd, 0, 2));
-  v128.store(to + toStride, v128.shuffle<i64>(ab, cd, 1, 3));
-  v128.store(to + 2 * toStride, v128.shuffle<i64>(ab2, cd2, 0, 2));
-  v128.store(to + 3 * toStride, v128.shuffle<i64>(ab2, cd2, 1, 3));
-}
-
 /**
  * Ranks the values of four consecutive sub-blocks. Equal values, zeros of both signs among them, keep their
  * order: a value moves up one place for every later value that is smaller, and that one moves down.
@@ -46,7 +32,7 @@ const sums: usize = memory.data(4 * 384, 16);
 // @ts-ignore: decorator
 @inline export function rankFour(x: usize, size: usize): void {
   const end: usize = 16 * size;
-  for (let j: usize = 0; j < end; j += 64) turn(x + (j >> 2), end >> 2, turned + j, 16);
+  for (let j: usize = 0; j < end; j += 64) turnFour(x + (j >> 2), end >> 2, turned + j, 16);
   for (let j: usize = 0; j < end; j += 16) v128.store(ranks + j, i32x4.splat(<i32>(j >> 4)));
   for (let i: usize = 0; i < end; i += 64) {
     const a = v128.load(turned + i);
@@ -146,7 +132,7 @@ const guesses: usize = memory.data(4 * 16, 16);
       sum = f32x4.add(sum, v128.load(terms + i));
       v128.store(terms + i, sum);
     }
-    turn(terms, 16, to + r + 4, SUMS);
+    turnFour(terms, 16, to + r + 4, SUMS);
   }
   for (let s: usize = 0; s < 4; s++) {
     store<f32>(to + SUMS * s, 0);

@@ -4,6 +4,8 @@
 // `blocks/search/k-affine-fit.ts`. Four sub-blocks are a group. Their values are walked for one group at a time: two
 // would need more than the 16 registers there are, which makes trials a fifth slower.
 
+import { turnFour } from "../turn";
+
 /** For every value of a group's sub-blocks: itself without the mean, its share of the weights, and itself. */
 const lanes: usize = memory.data(256 * 12, 16);
 export const STRIDE: usize = 48;
@@ -69,27 +71,10 @@ export function largest(numbers: usize): f32 {
   return f32x4.extract_lane(most, 0);
 }
 
-/** Stores four values of each of four sub-blocks, `step` bytes apart, lanes by sub-block. */
-// @ts-ignore: decorator
-@inline function turn4(from: usize, step: usize, to: usize): void {
-  const a = v128.load(from);
-  const b = v128.load(from + step);
-  const c = v128.load(from + 2 * step);
-  const d = v128.load(from + 3 * step);
-  const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
-  const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
-  const ab2 = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
-  const cd2 = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
-  v128.store(to, v128.shuffle<i64>(ab, cd, 0, 2));
-  v128.store(to + STRIDE, v128.shuffle<i64>(ab, cd, 1, 3));
-  v128.store(to + 2 * STRIDE, v128.shuffle<i64>(ab2, cd2, 0, 2));
-  v128.store(to + 3 * STRIDE, v128.shuffle<i64>(ab2, cd2, 1, 3));
-}
-
 /** Spreads four sub-blocks of `count` numbers over lanes. */
 // @ts-ignore: decorator
 @inline function turn(from: usize, count: usize, to: usize): void {
-  for (let j: usize = 0; j < count; j += 4) turn4(from + 4 * j, 4 * count, to + STRIDE * j);
+  for (let j: usize = 0; j < count; j += 4) turnFour(from + 4 * j, 4 * count, to + STRIDE * j, STRIDE);
 }
 
 /** Sums of a group and its state before any trial. */
