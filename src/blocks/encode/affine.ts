@@ -1,21 +1,11 @@
+import { nearest } from "./nearest.js";
+
 /**
  * Searches of the affine types, which store scale · level − minimum. Every sum is float32 in the order of the
  * values, as in ggml; `fround` stands wherever C rounds to float32.
  */
 
 const { abs, fround, max, min } = Math;
-
-/** What is added to a float32 to leave its nearest integer (ties to even) in the low bits. */
-const magic = 12582912;
-
-const float = new Float32Array(1);
-const bits = new Int32Array(float.buffer);
-
-/** ggml's nearest integer: exact up to 2^22, a fixed bit pattern of the argument beyond (0 for NaN). */
-export function nearest(value: number): number {
-  float[0] = fround(value) + magic;
-  return (bits[0]! & 0x7fffff) - 0x400000;
-}
 
 /** How a sub-block is searched. */
 export interface AffineSearch {

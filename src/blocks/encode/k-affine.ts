@@ -1,7 +1,8 @@
 import { half } from "../decode/block.js";
 import { floatToHalf } from "../floats.js";
 import type { Encoder } from "../types.js";
-import { affineSearch, type AffineSearch, nearest, searchAffine, searchPositive } from "./affine.js";
+import { affineSearch, type AffineSearch, searchAffine, searchPositive } from "./affine.js";
+import { nearest } from "./nearest.js";
 
 const { abs, fround, max, min, sqrt } = Math;
 

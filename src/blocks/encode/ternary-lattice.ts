@@ -1,5 +1,6 @@
 import { grid } from "../decode/grids.js";
 import { floatToHalf } from "../floats.js";
+import { nearest } from "./nearest.js";
 import { type Rounding, type Search, searchApart, searchTogether, shifted } from "./ternary-cuts.js";
 import { pointAt, pointsAround, vectorCode } from "./ternary-points.js";
 
@@ -7,15 +8,6 @@ import { pointAt, pointsAround, vectorCode } from "./ternary-points.js";
 // scale over every way to cut the sorted values in three, then move each group of eight to a lattice point.
 
 const { abs, fround, max, min, sqrt } = Math;
-
-const float = new Float32Array(1);
-const bits = new Int32Array(float.buffer);
-
-/** ggml's nearest integer: exact up to 2^22, a fixed bit pattern of the argument beyond (0 for NaN). */
-function nearest(value: number): number {
-  float[0] = fround(value) + 12582912;
-  return (bits[0]! & 0x7fffff) - 0x400000;
-}
 
 /** The point around a vector with the least weighted squared error of eight values at a scale. */
 function nearestPoint(

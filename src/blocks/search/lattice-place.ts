@@ -1,5 +1,5 @@
 import { grid } from "../decode/grids.js";
-import { nearest } from "../encode/lattice/numbers.js";
+import { nearest } from "../encode/nearest.js";
 import { lattice } from "../encode/lattice/points.js";
 import { sumOf, type Block } from "./lattice-block.js";
 import type { LatticeKind } from "./lattice-kinds.js";

@@ -1,6 +1,6 @@
 import { floatToHalf, halfToFloat } from "../floats.js";
 import type { Encoder } from "../types.js";
-import { nearest } from "../encode/lattice/numbers.js";
+import { nearest } from "../encode/nearest.js";
 import { readBlock, sumOf, type Block } from "./lattice-block.js";
 import type { PointKind } from "./lattice-kinds.js";
 import type { Placer } from "./lattice-place.js";

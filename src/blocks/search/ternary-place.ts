@@ -1,5 +1,5 @@
 import { grid } from "../decode/grids.js";
-import { nearest } from "../encode/lattice/numbers.js";
+import { nearest } from "../encode/nearest.js";
 import { shifted } from "../encode/ternary-cuts.js";
 import { pointAt, pointsAround, vectorCode } from "../encode/ternary-points.js";
 import { sumOf, type Block } from "./lattice-block.js";

@@ -1,4 +1,4 @@
-import { nearest } from "./numbers.js";
+import { nearest } from "../nearest.js";
 import type { SubBlock } from "./search.js";
 
 const { fround, max, min } = Math;
