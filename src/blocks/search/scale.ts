@@ -28,7 +28,7 @@ export interface ScaleSearch {
 }
 
 /** Largest magnitude that is nearest to 0 under every scale but 0 that a half can hold. */
-const negligible = 2 ** -25;
+export const negligible = 2 ** -25;
 
 /** Rounds to the nearest integer, ties to even, within 2^22. */
 function nearest(value: number): number {
@@ -41,7 +41,7 @@ export function levelOf(units: number, { lowest, highest }: { lowest: number; hi
 }
 
 /** The half nearest to a scale, the largest finite one at most. */
-function storedScale(scale: number): number {
+export function storedScale(scale: number): number {
   return halfToFloat(floatToHalf(max(-65504, min(65504, scale))));
 }
 

@@ -1,4 +1,3 @@
-import { floatToHalf } from "../floats.js";
 import { storeLevels } from "../encode/legacy.js";
 import { storeQ2_0, storeTQ1_0, storeTQ2_0 } from "../encode/ternary.js";
 import type { Encoder } from "../types.js";
@@ -68,30 +67,6 @@ export const searchQ4_0 = encoder(sixteen, 32, 18, (levels, d, out, at) =>
 /** Q5_0: levels −16…15 for 32 values. */
 export const searchQ5_0 = encoder(thirtyTwo, 32, 22, (levels, d, out, at) =>
   storeLevels(levels, { scale: d, offset: 0 }, { offset: false, fifth: true }, out, at),
-);
-
-/** Q8_0: levels −127…127 for 32 values; some kernels of runtimes cannot bear −128. */
-export const searchQ8_0 = encoder(
-  {
-    lowest: -127,
-    highest: 127,
-    first: 120,
-    near: 7,
-    nearRatio: 1.0086,
-    far: 0,
-    farRatio: 1,
-    fine: 0,
-    fineStep: 0,
-    rounds: 2,
-  },
-  32,
-  34,
-  (levels, d, out, at) => {
-    const half = floatToHalf(d);
-    out[at] = half;
-    out[at + 1] = half >>> 8;
-    for (const [j, level] of levels.entries()) out[at + 2 + j] = level - 127;
-  },
 );
 
 /** Q2_0: levels −1…2 for 64 values. */

@@ -1,7 +1,8 @@
 import { searchMXFP4, searchNVFP4 } from "./fp4";
 import { searchAffine } from "./k-affine";
 import { searchQ4_1, searchQ5_1 } from "./offset";
-import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
+import { searchQ8_0 } from "./q8_0";
+import { searchQ2_0, searchQ4_0, searchQ5_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
 import { searchQ1_0 } from "./signs";
 import { searchIQ4_NL, searchIQ4_XS } from "./codebook";
 import { searchQ3_K, searchQ6_K } from "./symmetric";

@@ -5,7 +5,7 @@ import { inverseOf, stored } from "./halves";
 import { PRODUCTS, turned, WEIGHTS } from "./lanes";
 
 /** Largest magnitude that is nearest to 0 under every scale but 0 that a half can hold: 2^-25. */
-const NEGLIGIBLE: f32 = reinterpret<f32>(102 << 23);
+export const NEGLIGIBLE: f32 = reinterpret<f32>(102 << 23);
 
 /** The best trial: inverse scale, its best scale, and by how much that lowers the error of zeros. */
 let inverse: v128 = i32x4.splat(0);

@@ -9,12 +9,11 @@ import { searchScale } from "./scale";
 
 const Q4_0 = 2;
 const Q5_0 = 6;
-const Q8_0 = 8;
 const TQ1_0 = 34;
 const TQ2_0 = 35;
 const Q2_0 = 42;
 
-/** Levels of four values, as integers above `lowest`. */
+/** Levels of four values, as integers beyond `above`. */
 // @ts-ignore: decorator
 @inline function levels4(x: usize, inverse: v128, lowest: i32, highest: i32, above: i32): v128 {
   const units = f32x4.mul(v128.load(x), inverse);
@@ -23,7 +22,7 @@ const Q2_0 = 42;
 }
 
 // @ts-ignore: decorator
-@inline function levels16(x: usize, inverse: v128, lowest: i32, highest: i32, above: i32): v128 {
+@inline export function levels16(x: usize, inverse: v128, lowest: i32, highest: i32, above: i32): v128 {
   return bytesOf(
     levels4(x, inverse, lowest, highest, above),
     levels4(x + 16, inverse, lowest, highest, above),
@@ -53,9 +52,6 @@ const Q2_0 = 42;
     packNibbles(levels16(x, inverse, -8, 7, -8), levels16(x + 64, inverse, -8, 7, -8), output + 2);
   } else if (type == Q5_0) {
     packFifths(levels16(x, inverse, -16, 15, -16), levels16(x + 64, inverse, -16, 15, -16), output + 2);
-  } else if (type == Q8_0) {
-    v128.store(output, levels16(x, inverse, -127, 127, 0), 2);
-    v128.store(output, levels16(x + 64, inverse, -127, 127, 0), 18);
   } else {
     const low = i16x8.narrow_i32x4_s(fours(x, inverse), fours(x + 64, inverse));
     const high = i16x8.narrow_i32x4_s(fours(x + 128, inverse), fours(x + 192, inverse));
@@ -67,7 +63,6 @@ const Q2_0 = 42;
 @inline function find(type: i32, weighted: bool): v128 {
   if (type == Q4_0) return searchScale(32, weighted, -8, 7, 6, 19, 1.03, 4, 1.15, 3, 0.006, 3);
   if (type == Q5_0) return searchScale(32, weighted, -16, 15, 12, 25, 1.0228, 4, 1.15, 4, 0.0045, 3);
-  if (type == Q8_0) return searchScale(32, weighted, -127, 127, 120, 7, 1.0086, 0, 1, 0, 0, 2);
   if (type == Q2_0) return searchScale(64, weighted, -1, 2, 1, 7, 1.32, 0, 1, 1, 0.06, 2);
   return searchScale(256, weighted, -1, 1, 0.7, 7, 1.35, 0, 1, 1, 0.06, 2);
 }
@@ -115,10 +110,6 @@ export function searchQ4_0(x: usize, weights: usize, output: usize, values: i32)
 
 export function searchQ5_0(x: usize, weights: usize, output: usize, values: i32): void {
   encode(Q5_0, x, weights, output, values, 32, 22);
-}
-
-export function searchQ8_0(x: usize, weights: usize, output: usize, values: i32): void {
-  encode(Q8_0, x, weights, output, values, 32, 34);
 }
 
 export function searchTQ1_0(x: usize, weights: usize, output: usize, values: i32): void {
