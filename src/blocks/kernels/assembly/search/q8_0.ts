@@ -1,17 +1,23 @@
-// Q8_0: see `src/blocks/search/q8_0.ts`, which says the same. Lanes are values of one block, for the integers eight.
+// Q8_0: see `src/blocks/search/q8_0.ts`, which says the same for one block.
+//
+// Lanes are values of a block, eight of them as integers. What there is one of in a block is computed for four blocks
+// at once, and every step is done for all four before the next: one step of a block waits for another.
 
-import { halfOf } from "../half";
+import { halves } from "../half";
+import { laneAt } from "../legacy/lanes";
 import { MAGIC_BITS } from "../legacy/pack";
 import { MAGIC } from "../rounding";
+import { turn4 } from "../turn";
 import { inverseOf, stored } from "./halves";
 import { LEAST } from "./lanes";
 import { NEGLIGIBLE } from "./scale";
 import { levels16 } from "./scaled";
 
-/** Bytes of the values of a block. */
+/** Bytes of the values of a block, and of what is stored of them. */
 const PART: usize = 4 * 32;
 const BYTES: usize = 34;
 
+/** Trials put the largest magnitude on level FROM / 2, and each other one BY / 2 levels lower. */
 const FROM: i32 = 254;
 const BY: i32 = 2;
 const TRIALS: i32 = 24;
@@ -22,66 +28,111 @@ const CUT: i32 = 10;
 const LARGEST_VALUE: f32 = 32767;
 const LARGEST_WEIGHT: i32 = 1023;
 
-/** Weights of a block. */
-const weights: usize = memory.data(4 * 32, 16);
+/** Where the four blocks start, and their weights. */
+const blocks: usize = memory.data(4 * 4, 16);
+const weights: usize = memory.data(4 * 128, 16);
 
-/** Values and weights of a block as integers. */
-let valuesA: v128 = i32x4.splat(0);
-let valuesB: v128 = i32x4.splat(0);
-let valuesC: v128 = i32x4.splat(0);
-let valuesD: v128 = i32x4.splat(0);
-let sharesA: v128 = i32x4.splat(0);
-let sharesB: v128 = i32x4.splat(0);
-let sharesC: v128 = i32x4.splat(0);
-let sharesD: v128 = i32x4.splat(0);
+/** Numbers of the four blocks, to be copied to all lanes. */
+const numbers: usize = memory.data(4 * 16, 16);
 
-/** The larger of neighbours and of lanes two apart: the largest lane everywhere. */
+/** A vector of each of the four blocks, to be reduced to a lane each. */
+const partsA: usize = memory.data(4 * 16, 16);
+const partsB: usize = memory.data(4 * 16, 16);
+
 // @ts-ignore: decorator
-@inline function largestLane(v: v128): v128 {
-  const pairs = f32x4.pmax(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
-  return f32x4.pmax(pairs, v128.shuffle<i32>(pairs, pairs, 1, 0, 3, 2));
+@inline function blockAt(b: usize): usize {
+  return load<usize>(blocks + 4 * b);
 }
 
-/** Sum of four lanes, everywhere: the first and third, and the second and fourth. */
+/** Every other lane of two vectors, from lane 0 and from lane 2 on. */
 // @ts-ignore: decorator
-@inline function sumOf(v: v128): v128 {
-  const pairs = f32x4.add(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
-  return f32x4.add(pairs, v128.shuffle<i32>(pairs, pairs, 1, 0, 3, 2));
+@inline function low(a: v128, b: v128): v128 {
+  return v128.shuffle<i32>(a, b, 0, 4, 1, 5);
 }
 
-/** Puts the importances of a block in units of the largest: see `blockWeights`. */
 // @ts-ignore: decorator
-@inline function weigh(importance: usize): void {
-  let most = v128.load(importance);
-  for (let j: usize = 16; j < PART; j += 16) most = f32x4.pmax(most, v128.load(importance + j));
-  most = largestLane(most);
+@inline function high(a: v128, b: v128): v128 {
+  return v128.shuffle<i32>(a, b, 2, 6, 3, 7);
+}
+
+/** Sums of four vectors, a lane each: of its first and third lane, and of its second and fourth. */
+// @ts-ignore: decorator
+@inline function sumsOf(parts: usize): v128 {
+  const a = v128.load(parts);
+  const b = v128.load(parts, 16);
+  const c = v128.load(parts, 32);
+  const d = v128.load(parts, 48);
+  const ab = f32x4.add(low(a, b), high(a, b));
+  const cd = f32x4.add(low(c, d), high(c, d));
+  return f32x4.add(v128.shuffle<i64>(ab, cd, 0, 2), v128.shuffle<i64>(ab, cd, 1, 3));
+}
+
+/** The same of integers. */
+// @ts-ignore: decorator
+@inline function wholeSumsOf(a: v128, b: v128, c: v128, d: v128): v128 {
+  const ab = i32x4.add(low(a, b), high(a, b));
+  const cd = i32x4.add(low(c, d), high(c, d));
+  return i32x4.add(v128.shuffle<i64>(ab, cd, 0, 2), v128.shuffle<i64>(ab, cd, 1, 3));
+}
+
+/** The largest lane of four vectors, a lane each. */
+// @ts-ignore: decorator
+@inline function largestOf(parts: usize): v128 {
+  const a = v128.load(parts);
+  const b = v128.load(parts, 16);
+  const c = v128.load(parts, 32);
+  const d = v128.load(parts, 48);
+  const ab = f32x4.pmax(low(a, b), high(a, b));
+  const cd = f32x4.pmax(low(c, d), high(c, d));
+  return f32x4.pmax(v128.shuffle<i64>(ab, cd, 0, 2), v128.shuffle<i64>(ab, cd, 1, 3));
+}
+
+/** Puts importances in units of the largest of their block: see `blockWeights`. */
+// @ts-ignore: decorator
+@inline function weigh(apart: usize): void {
+  for (let b: usize = 0; b < 4; b++) {
+    const from = blockAt(b) + apart;
+    let most = v128.load(from);
+    for (let j: usize = 16; j < PART; j += 16) most = f32x4.pmax(most, v128.load(from + j));
+    v128.store(partsA + 16 * b, most);
+  }
+  const most = largestOf(partsA);
   const alike = f32x4.lt(most, f32x4.splat(LEAST));
   const one = f32x4.splat(1);
-  const inverse = f32x4.div(one, v128.bitselect(one, most, alike));
-  for (let j: usize = 0; j < PART; j += 16) {
-    v128.store(weights + j, v128.bitselect(one, f32x4.mul(v128.load(importance + j), inverse), alike));
+  v128.store(numbers, f32x4.div(one, v128.bitselect(one, most, alike)));
+  v128.store(numbers, alike, 16);
+  for (let b: usize = 0; b < 4; b++) {
+    const from = blockAt(b) + apart;
+    const to = weights + PART * b;
+    const inverse = v128.load32_splat(numbers + 4 * b);
+    const even = v128.load32_splat(numbers + 4 * b, 16);
+    for (let j: usize = 0; j < PART; j += 16) {
+      v128.store(to + j, v128.bitselect(one, f32x4.mul(v128.load(from + j), inverse), even));
+    }
   }
 }
 
-/** The largest magnitude among the values that have a weight. */
+/** The largest magnitudes of the values that have a weight. */
 // @ts-ignore: decorator
-@inline function largestOf(x: usize, weighted: bool): v128 {
-  let most = i32x4.splat(0);
-  for (let j: usize = 0; j < PART; j += 16) {
-    let size = f32x4.abs(v128.load(x + j));
-    if (weighted) size = v128.and(size, f32x4.gt(v128.load(weights + j), i32x4.splat(0)));
-    most = f32x4.pmax(most, size);
+@inline function largestSizes(weighted: bool): v128 {
+  for (let b: usize = 0; b < 4; b++) {
+    const x = blockAt(b);
+    let most = i32x4.splat(0);
+    for (let j: usize = 0; j < PART; j += 16) {
+      let size = f32x4.abs(v128.load(x + j));
+      if (weighted) size = v128.and(size, f32x4.gt(v128.load(weights + PART * b + j), i32x4.splat(0)));
+      most = f32x4.pmax(most, size);
+    }
+    v128.store(partsA + 16 * b, most);
   }
-  return largestLane(most);
+  return largestOf(partsA);
 }
 
 /** Numbers times a unit, as integers. */
 // @ts-ignore: decorator
 @inline function integers(at: usize, unit: v128): v128 {
-  return i32x4.sub(
-    f32x4.add(f32x4.mul(v128.load(at), unit), f32x4.splat(MAGIC)),
-    i32x4.splat(MAGIC_BITS),
-  );
+  const sum = f32x4.add(f32x4.mul(v128.load(at), unit), f32x4.splat(MAGIC));
+  return i32x4.sub(sum, i32x4.splat(MAGIC_BITS));
 }
 
 // @ts-ignore: decorator
@@ -89,78 +140,109 @@ let sharesD: v128 = i32x4.splat(0);
   return i16x8.narrow_i32x4_s(integers(at, unit), integers(at + 16, unit));
 }
 
+/** Weighted squares of eight distances, two to a lane. */
 // @ts-ignore: decorator
-@inline function errors(distance: v128, shares: v128, weighted: bool): v128 {
+@inline function squares(distance: v128, shares: v128, weighted: bool): v128 {
   const cut = i16x8.shr_s(distance, CUT);
   return i32x4.dot_i16x8_s(cut, weighted ? i16x8.mul(cut, shares) : cut);
 }
 
-/** Sums of the four lanes of four vectors. */
+/** Finds the trial with the least loss in each lane of a block; they go to `partsA`, their losses to `partsB`. */
 // @ts-ignore: decorator
-@inline function sums(a: v128, b: v128, c: v128, d: v128): v128 {
-  const ab = i32x4.add(v128.shuffle<i32>(a, b, 0, 4, 1, 5), v128.shuffle<i32>(a, b, 2, 6, 3, 7));
-  const cd = i32x4.add(v128.shuffle<i32>(c, d, 0, 4, 1, 5), v128.shuffle<i32>(c, d, 2, 6, 3, 7));
-  return i32x4.add(v128.shuffle<i64>(ab, cd, 0, 2), v128.shuffle<i64>(ab, cd, 1, 3));
-}
-
-/** Sums of a trial, to be added up. */
-// @ts-ignore: decorator
-@inline function sumsOf(a: v128, b: v128, c: v128, d: v128, weighted: bool): v128 {
-  const ab = i32x4.add(errors(a, sharesA, weighted), errors(b, sharesB, weighted));
-  return i32x4.add(ab, i32x4.add(errors(c, sharesC, weighted), errors(d, sharesD, weighted)));
-}
-
-/** The best trial, in all lanes. */
-// @ts-ignore: decorator
-@inline function bestTrial(weighted: bool): v128 {
-  const first = i16x8.splat(<i16>FROM);
+@inline function tryBlock(b: usize, unit: v128, weighted: bool): void {
+  const x = blockAt(b);
+  const own = weights + PART * b;
+  const most = f32x4.splat(<f32>LARGEST_WEIGHT);
+  // By how much a distance changes from one trial to the next; all of them are modulo 2^16.
+  const by = i16x8.splat(<i16>BY);
+  const stepA = i16x8.mul(eightIntegers(x, unit), by);
+  const stepB = i16x8.mul(eightIntegers(x + 32, unit), by);
+  const stepC = i16x8.mul(eightIntegers(x + 64, unit), by);
+  const stepD = i16x8.mul(eightIntegers(x + 96, unit), by);
+  const sharesA = weighted ? eightIntegers(own, most) : by;
+  const sharesB = weighted ? eightIntegers(own + 32, most) : by;
+  const sharesC = weighted ? eightIntegers(own + 64, most) : by;
+  const sharesD = weighted ? eightIntegers(own + 96, most) : by;
+  const steps = i16x8.splat(<i16>(FROM / BY));
   const rounding = i16x8.splat(<i16>ROUNDING);
-  let a = i16x8.add(i16x8.mul(valuesA, first), rounding);
-  let b = i16x8.add(i16x8.mul(valuesB, first), rounding);
-  let c = i16x8.add(i16x8.mul(valuesC, first), rounding);
-  let d = i16x8.add(i16x8.mul(valuesD, first), rounding);
-  // One trial further.
-  const nextA = i16x8.shl(valuesA, BY >> 1);
-  const nextB = i16x8.shl(valuesB, BY >> 1);
-  const nextC = i16x8.shl(valuesC, BY >> 1);
-  const nextD = i16x8.shl(valuesD, BY >> 1);
+  let distanceA = i16x8.add(i16x8.mul(stepA, steps), rounding);
+  let distanceB = i16x8.add(i16x8.mul(stepB, steps), rounding);
+  let distanceC = i16x8.add(i16x8.mul(stepC, steps), rounding);
+  let distanceD = i16x8.add(i16x8.mul(stepD, steps), rounding);
   let least = f32x4.splat(Infinity);
   let best = i32x4.splat(0);
   let trial = f32x4(<f32>FROM, <f32>(FROM - BY), <f32>(FROM - BY * 2), <f32>(FROM - BY * 3));
   for (let t = 0; t < TRIALS; t += 4) {
-    const first = sumsOf(a, b, c, d, weighted);
-    a = i16x8.sub(a, nextA);
-    b = i16x8.sub(b, nextB);
-    c = i16x8.sub(c, nextC);
-    d = i16x8.sub(d, nextD);
-    const second = sumsOf(a, b, c, d, weighted);
-    a = i16x8.sub(a, nextA);
-    b = i16x8.sub(b, nextB);
-    c = i16x8.sub(c, nextC);
-    d = i16x8.sub(d, nextD);
-    const third = sumsOf(a, b, c, d, weighted);
-    a = i16x8.sub(a, nextA);
-    b = i16x8.sub(b, nextB);
-    c = i16x8.sub(c, nextC);
-    d = i16x8.sub(d, nextD);
-    const fourth = sumsOf(a, b, c, d, weighted);
-    a = i16x8.sub(a, nextA);
-    b = i16x8.sub(b, nextB);
-    c = i16x8.sub(c, nextC);
-    d = i16x8.sub(d, nextD);
-    let sum = sums(first, second, third, fourth);
+    let sum0 = squares(distanceA, sharesA, weighted);
+    sum0 = i32x4.add(sum0, squares(distanceB, sharesB, weighted));
+    sum0 = i32x4.add(sum0, squares(distanceC, sharesC, weighted));
+    sum0 = i32x4.add(sum0, squares(distanceD, sharesD, weighted));
+    distanceA = i16x8.sub(distanceA, stepA);
+    distanceB = i16x8.sub(distanceB, stepB);
+    distanceC = i16x8.sub(distanceC, stepC);
+    distanceD = i16x8.sub(distanceD, stepD);
+    let sum1 = squares(distanceA, sharesA, weighted);
+    sum1 = i32x4.add(sum1, squares(distanceB, sharesB, weighted));
+    sum1 = i32x4.add(sum1, squares(distanceC, sharesC, weighted));
+    sum1 = i32x4.add(sum1, squares(distanceD, sharesD, weighted));
+    distanceA = i16x8.sub(distanceA, stepA);
+    distanceB = i16x8.sub(distanceB, stepB);
+    distanceC = i16x8.sub(distanceC, stepC);
+    distanceD = i16x8.sub(distanceD, stepD);
+    let sum2 = squares(distanceA, sharesA, weighted);
+    sum2 = i32x4.add(sum2, squares(distanceB, sharesB, weighted));
+    sum2 = i32x4.add(sum2, squares(distanceC, sharesC, weighted));
+    sum2 = i32x4.add(sum2, squares(distanceD, sharesD, weighted));
+    distanceA = i16x8.sub(distanceA, stepA);
+    distanceB = i16x8.sub(distanceB, stepB);
+    distanceC = i16x8.sub(distanceC, stepC);
+    distanceD = i16x8.sub(distanceD, stepD);
+    let sum3 = squares(distanceA, sharesA, weighted);
+    sum3 = i32x4.add(sum3, squares(distanceB, sharesB, weighted));
+    sum3 = i32x4.add(sum3, squares(distanceC, sharesC, weighted));
+    sum3 = i32x4.add(sum3, squares(distanceD, sharesD, weighted));
+    distanceA = i16x8.sub(distanceA, stepA);
+    distanceB = i16x8.sub(distanceB, stepB);
+    distanceC = i16x8.sub(distanceC, stepC);
+    distanceD = i16x8.sub(distanceD, stepD);
+    let sum = wholeSumsOf(sum0, sum1, sum2, sum3);
     if (!weighted) sum = i32x4.mul(sum, i32x4.splat(LARGEST_WEIGHT));
     const loss = f32x4.mul(f32x4.convert_i32x4_s(sum), f32x4.div(f32x4.splat(1), f32x4.mul(trial, trial)));
     best = v128.bitselect(trial, best, f32x4.lt(loss, least));
-    least = f32x4.pmin(loss, least);
+    least = f32x4.pmin(least, loss);
     trial = f32x4.sub(trial, f32x4.splat(<f32>(BY * 4)));
   }
-  const lanes = f32x4.eq(least, f32x4.neg(largestLane(f32x4.neg(least))));
-  // Copies the best lane, the first of equals, to all.
-  let found = v128.shuffle<i32>(best, best, 3, 3, 3, 3);
-  found = v128.bitselect(v128.shuffle<i32>(best, best, 2, 2, 2, 2), found, v128.shuffle<i32>(lanes, lanes, 2, 2, 2, 2));
-  found = v128.bitselect(v128.shuffle<i32>(best, best, 1, 1, 1, 1), found, v128.shuffle<i32>(lanes, lanes, 1, 1, 1, 1));
-  return v128.bitselect(v128.shuffle<i32>(best, best, 0, 0, 0, 0), found, v128.shuffle<i32>(lanes, lanes, 0, 0, 0, 0));
+  v128.store(partsA + 16 * b, best);
+  v128.store(partsB + 16 * b, least);
+}
+
+/** The best of the trials that `tryBlock` found for each block: of equal ones that of the first lane. */
+// @ts-ignore: decorator
+@inline function bestTrials(): v128 {
+  turn4(
+    v128.load(partsA),
+    v128.load(partsA, 16),
+    v128.load(partsA, 32),
+    v128.load(partsA, 48),
+    partsA,
+    16,
+  );
+  turn4(
+    v128.load(partsB),
+    v128.load(partsB, 16),
+    v128.load(partsB, 32),
+    v128.load(partsB, 48),
+    partsB,
+    16,
+  );
+  let best = v128.load(partsA);
+  let least = v128.load(partsB);
+  for (let lane: usize = 16; lane < 64; lane += 16) {
+    const loss = v128.load(partsB + lane);
+    best = v128.bitselect(v128.load(partsA + lane), best, f32x4.lt(loss, least));
+    least = f32x4.pmin(least, loss);
+  }
+  return best;
 }
 
 // @ts-ignore: decorator
@@ -169,80 +251,100 @@ let sharesD: v128 = i32x4.splat(0);
   return f32x4.pmax(f32x4.pmin(level, f32x4.splat(127)), f32x4.splat(-127));
 }
 
-/** The scale that suits the levels under an inverse scale best. */
+/** The scales that suit the levels under inverse scales best. */
 // @ts-ignore: decorator
-@inline function fitScale(x: usize, inverse: v128, weighted: bool): v128 {
-  let product = i32x4.splat(0);
-  let square = i32x4.splat(0);
-  for (let j: usize = 0; j < PART; j += 16) {
-    const value = v128.load(x + j);
-    const level = levelsOf(value, inverse);
-    const own = weighted ? f32x4.mul(v128.load(weights + j), level) : level;
-    product = f32x4.add(product, f32x4.mul(own, value));
-    square = f32x4.add(square, f32x4.mul(own, level));
-  }
-  return f32x4.div(sumOf(product), sumOf(square));
-}
-
-/** Whichever of two stored scales loses less, the second one if both lose the same. */
-// @ts-ignore: decorator
-@inline function better(x: usize, a: v128, b: v128, weighted: bool): v128 {
-  const inverseA = inverseOf(a);
-  const inverseB = inverseOf(b);
-  let errorA = i32x4.splat(0);
-  let errorB = i32x4.splat(0);
-  for (let j: usize = 0; j < PART; j += 16) {
-    const value = v128.load(x + j);
-    const offA = f32x4.sub(value, f32x4.mul(a, levelsOf(value, inverseA)));
-    const offB = f32x4.sub(value, f32x4.mul(b, levelsOf(value, inverseB)));
-    const squareA = f32x4.mul(offA, offA);
-    const squareB = f32x4.mul(offB, offB);
-    errorA = f32x4.add(errorA, weighted ? f32x4.mul(v128.load(weights + j), squareA) : squareA);
-    errorB = f32x4.add(errorB, weighted ? f32x4.mul(v128.load(weights + j), squareB) : squareB);
-  }
-  return v128.bitselect(a, b, f32x4.lt(sumOf(errorA), sumOf(errorB)));
-}
-
-/** The scale of a block as the half stores it, in all lanes. */
-// @ts-ignore: decorator
-@inline function searchScale(x: usize, largest: v128, weighted: bool): v128 {
-  const unit = f32x4.div(f32x4.splat(LARGEST_VALUE), largest);
-  valuesA = eightIntegers(x, unit);
-  valuesB = eightIntegers(x + 32, unit);
-  valuesC = eightIntegers(x + 64, unit);
-  valuesD = eightIntegers(x + 96, unit);
-  if (weighted) {
-    const share = f32x4.splat(<f32>LARGEST_WEIGHT);
-    sharesA = eightIntegers(weights, share);
-    sharesB = eightIntegers(weights + 32, share);
-    sharesC = eightIntegers(weights + 64, share);
-    sharesD = eightIntegers(weights + 96, share);
-  }
-  const inverse = f32x4.div(bestTrial(weighted), f32x4.add(largest, largest));
-  const scale = stored(fitScale(x, inverse, weighted));
-  return better(x, scale, stored(f32x4.div(largest, f32x4.splat(127))), weighted);
-}
-
-// @ts-ignore: decorator
-@inline function encodeBlocks(x: usize, importance: usize, output: usize, values: i32, weighted: bool): void {
-  for (; values > 0; values -= 32) {
-    if (weighted) {
-      weigh(importance);
-      importance += PART;
+@inline function fitScales(inverses: v128, weighted: bool): v128 {
+  v128.store(numbers, inverses);
+  for (let b: usize = 0; b < 4; b++) {
+    const x = blockAt(b);
+    const inverse = v128.load32_splat(numbers + 4 * b);
+    let product = i32x4.splat(0);
+    let square = i32x4.splat(0);
+    for (let j: usize = 0; j < PART; j += 16) {
+      const value = v128.load(x + j);
+      const level = levelsOf(value, inverse);
+      const own = weighted ? f32x4.mul(v128.load(weights + PART * b + j), level) : level;
+      product = f32x4.add(product, f32x4.mul(own, value));
+      square = f32x4.add(square, f32x4.mul(own, level));
     }
-    const largest = largestOf(x, weighted);
-    let d: v128 = i32x4.splat(0);
-    if (f32x4.extract_lane(largest, 0) > NEGLIGIBLE) d = searchScale(x, largest, weighted);
-    const inverse = inverseOf(d);
-    store<u16>(output, halfOf(f32x4.extract_lane(d, 0)));
-    v128.store(output, levels16(x, inverse, -127, 127, 0), 2);
-    v128.store(output, levels16(x + 64, inverse, -127, 127, 0), 18);
-    x += PART;
-    output += BYTES;
+    v128.store(partsA + 16 * b, product);
+    v128.store(partsB + 16 * b, square);
+  }
+  return f32x4.div(sumsOf(partsA), sumsOf(partsB));
+}
+
+// @ts-ignore: decorator
+@inline function squareOff(x: v128, scale: v128, inverse: v128): v128 {
+  const off = f32x4.sub(x, f32x4.mul(scale, levelsOf(x, inverse)));
+  return f32x4.mul(off, off);
+}
+
+/** Whichever of two stored scales loses less in each block, the second one if both lose the same. */
+// @ts-ignore: decorator
+@inline function better(scales: v128, others: v128, weighted: bool): v128 {
+  v128.store(numbers, scales);
+  v128.store(numbers, inverseOf(scales), 16);
+  v128.store(numbers, others, 32);
+  v128.store(numbers, inverseOf(others), 48);
+  for (let b: usize = 0; b < 4; b++) {
+    const x = blockAt(b);
+    const scale = v128.load32_splat(numbers + 4 * b);
+    const inverse = v128.load32_splat(numbers + 4 * b, 16);
+    const other = v128.load32_splat(numbers + 4 * b, 32);
+    const otherInverse = v128.load32_splat(numbers + 4 * b, 48);
+    let error = i32x4.splat(0);
+    let otherError = i32x4.splat(0);
+    for (let j: usize = 0; j < PART; j += 16) {
+      const value = v128.load(x + j);
+      let square = squareOff(value, scale, inverse);
+      let otherSquare = squareOff(value, other, otherInverse);
+      if (weighted) {
+        const weight = v128.load(weights + PART * b + j);
+        square = f32x4.mul(weight, square);
+        otherSquare = f32x4.mul(weight, otherSquare);
+      }
+      error = f32x4.add(error, square);
+      otherError = f32x4.add(otherError, otherSquare);
+    }
+    v128.store(partsA + 16 * b, error);
+    v128.store(partsB + 16 * b, otherError);
+  }
+  return v128.bitselect(scales, others, f32x4.lt(sumsOf(partsA), sumsOf(partsB)));
+}
+
+/** The scales of the four blocks as halves store them. */
+// @ts-ignore: decorator
+@inline function searchScales(weighted: bool): v128 {
+  const sizes = largestSizes(weighted);
+  const nothing = f32x4.le(sizes, f32x4.splat(NEGLIGIBLE));
+  const largest = v128.bitselect(f32x4.splat(1), sizes, nothing);
+  v128.store(numbers, f32x4.div(f32x4.splat(LARGEST_VALUE), largest));
+  for (let b: usize = 0; b < 4; b++) tryBlock(b, v128.load32_splat(numbers + 4 * b), weighted);
+  const scales = stored(fitScales(f32x4.div(bestTrials(), f32x4.add(largest, largest)), weighted));
+  const plain = stored(f32x4.div(largest, f32x4.splat(127)));
+  return v128.andnot(better(scales, plain, weighted), nothing);
+}
+
+// @ts-ignore: decorator
+@inline function encodeBlocks(x: usize, apart: usize, output: usize, values: i32, weighted: bool): void {
+  for (let left = values / 32; left > 0; left -= 4) {
+    for (let b = 0; b < 4; b++) store<usize>(blocks + 4 * <usize>b, laneAt(b, x, PART, left));
+    if (weighted) weigh(apart);
+    const scales = searchScales(weighted);
+    v128.store(numbers, inverseOf(scales));
+    v128.store(numbers, halves(scales), 16);
+    for (let b: usize = 0; b < <usize>min(4, left); b++) {
+      const inverse = v128.load32_splat(numbers + 4 * b);
+      store<u16>(output, load<u16>(numbers + 4 * b, 16));
+      v128.store(output, levels16(x, inverse, -127, 127, 0), 2);
+      v128.store(output, levels16(x + 64, inverse, -127, 127, 0), 18);
+      x += PART;
+      output += BYTES;
+    }
   }
 }
 
 export function searchQ8_0(x: usize, weights: usize, output: usize, values: i32): void {
   if (weights === 0) encodeBlocks(x, 0, output, values, false);
-  else encodeBlocks(x, weights, output, values, true);
+  else encodeBlocks(x, weights - x, output, values, true);
 }
