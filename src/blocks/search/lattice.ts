@@ -1,7 +1,7 @@
 import { floatToHalf, halfToFloat } from "../floats.js";
 import { nearest } from "../encode/lattice/numbers.js";
 import { makePlacer, type Placer } from "./lattice-place.js";
-import { readBlock, sumOf, type Block } from "./lattice-block.js";
+import { readBlock, type Block } from "./lattice-block.js";
 import type { LatticeKind } from "./lattice-kinds.js";
 
 // A sub-block that is placed at one scale has the error s²·B − 2·s·A at any other, beside a constant: with
@@ -9,7 +9,7 @@ import type { LatticeKind } from "./lattice-kinds.js";
 // the scale of the block and the codes of the sub-blocks are chosen together, before all groups are placed again at
 // the scales that will be stored. What that gives joins the trials, the scale of the block is fitted anew, and so on.
 
-const { fround, max, min, sqrt } = Math;
+const { fround, max, min } = Math;
 
 /** How far beyond the planned trials a sub-block may go. */
 const further = 2;
@@ -40,22 +40,6 @@ export interface Found {
   readonly points: readonly number[];
 }
 
-/** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
-function guess(kind: LatticeKind, block: Block, start: number): number {
-  const energy = new Float32Array(4);
-  const weight = new Float32Array(4);
-  let largest = 0;
-  for (let j = start; j < start + kind.size; j++) {
-    const value = Math.abs(block.sizes[j]!);
-    const product = fround(block.weights[j]! * value);
-    energy[j & 3]! += fround(product * value);
-    weight[j & 3]! += block.weights[j]!;
-    largest = max(largest, value);
-  }
-  const mean = fround(sqrt(fround(sumOf(energy) / sumOf(weight))));
-  return fround(fround(kind.ofMean * mean) + fround(kind.ofLargest * largest));
-}
-
 /** Takes a placement as a trial. Returns what it gains: the error that it saves at its own best scale. */
 function take(sub: SubBlock, { product, square }: { product: number; square: number }): number {
   sub.trials.push({ double: fround(product + product), square });
@@ -71,7 +55,7 @@ function take(sub: SubBlock, { product, square }: { product: number; square: num
 /** Tries scales around the guess for a sub-block, and further ones as long as it gets better beyond the last. */
 function searchScale(kind: LatticeKind, placer: Placer, block: Block, start: number): SubBlock {
   const sub: SubBlock = { trials: [], scale: 0, gain: 0 };
-  const middle = guess(kind, block, start);
+  const middle = block.guesses[start / kind.size]!;
   const tryAt = (offset: number): number => {
     const factor = fround(1 + fround(kind.step * offset));
     return take(sub, placer.place(block, start, max(fround(middle * factor), leastScale)));

@@ -13,6 +13,8 @@ import { base } from "../lattice/tables";
 import { placeAll, product, setSteps, square, sumOf } from "./lattice-place";
 import { useCandidates } from "./lattice-tables";
 
+/** First guesses of the scales of the sub-blocks. */
+const guesses: usize = memory.data(4 * 16, 16);
 /** What the trials of the best scales gain. */
 const gains: usize = memory.data(4 * 16, 16);
 /** Trials of each sub-block, and their 2·A and B. */
@@ -108,21 +110,36 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   return f32x4.pmin(pairs, v128.shuffle<i32>(pairs, pairs, 1, 0, 3, 2));
 }
 
-/** Turns the sign around of the value with the least product of each eight with an odd number of minus signs. */
+/** What is lost by the wrong signs of four values: see `lossOfSign` in `src/blocks/search/lattice-block.ts`. */
 // @ts-ignore: decorator
-@inline function evenOut(): void {
+@inline function lossesOfSigns(at: usize, step: v128): v128 {
+  const size = v128.load(sizes + at);
+  const wrong = f32x4.add(size, step);
+  const right = f32x4.pmax(i32x4.splat(0), f32x4.sub(step, size));
+  const more = f32x4.sub(f32x4.mul(wrong, wrong), f32x4.mul(right, right));
+  return f32x4.mul(v128.load(weights + at), more);
+}
+
+/**
+ * Turns the sign around that matters least of each eight with an odd number of minus signs, given a step of their
+ * sub-block.
+ *
+ * @param size values of a sub-block
+ */
+// @ts-ignore: decorator
+@inline function evenOut(size: usize): void {
   for (let group: usize = 0; group < 32; group++) {
+    const step = v128.load32_splat(guesses + 4 * ((8 * group) / size));
     const code = load<u8>(signs + group);
     const odd = popcnt(<u32>code) & 1;
-    const a = v128.load(products + 32 * group);
-    const b = v128.load(products + 32 * group, 16);
+    const a = lossesOfSigns(32 * group, step);
+    const b = lossesOfSigns(32 * group + 16, step);
     const least = leastLane(f32x4.pmin(a, b));
     const k = ctz(i32x4.bitmask(f32x4.eq(a, least)) | (i32x4.bitmask(f32x4.eq(b, least)) << 4)) & 7;
     store<u8>(signs + group, code ^ (odd << k));
-    const at = products + 32 * group + 4 * <usize>k;
-    store<u32>(at, load<u32>(at) ^ (odd << 31));
-    const size = sizes + 32 * group + 4 * <usize>k;
-    store<u32>(size, load<u32>(size) ^ (odd << 31));
+    const at: usize = 32 * group + 4 * <usize>k;
+    store<u32>(products + at, load<u32>(products + at) ^ (odd << 31));
+    store<u32>(sizes + at, load<u32>(sizes + at) ^ (odd << 31));
   }
 }
 
@@ -244,14 +261,16 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
 
 /** Searches a block; its half is returned, the codes and points are in `bestCodes` and `bestPoints`. */
 // @ts-ignore: decorator
-@inline function searchBlock(x: usize, size: usize, eight: bool): i32 {
+@inline function searchBlock(x: usize, size: usize, eight: bool, even: bool): i32 {
   const count: usize = 256 / size;
+  for (let s: usize = 0; s < count; s++) store<f32>(guesses + 4 * s, guess(x, 4 * size * s, size));
+  if (even) evenOut(size);
   share(eight);
   for (let s: usize = 0; s < count; s++) {
     store<u32>(counts + 4 * s, 0);
     store<f32>(scales + 4 * s, 0);
     store<f32>(gains + 4 * s, 0);
-    searchScale(s, guess(x, 4 * size * s, size), size, eight);
+    searchScale(s, load<f32>(guesses + 4 * s), size, eight);
   }
   let half = halfOf(chooseScale(count));
   let bestHalf = 0;
@@ -358,16 +377,16 @@ function bytesOf(target: i32): i32 {
   return 82;
 }
 
-function searchEights(x: usize): i32 {
-  return searchBlock(x, 16, true);
+function searchEights(x: usize, even: bool): i32 {
+  return searchBlock(x, 16, true, even);
 }
 
 function searchLongEights(x: usize): i32 {
-  return searchBlock(x, 32, true);
+  return searchBlock(x, 32, true, true);
 }
 
-function searchFours(x: usize): i32 {
-  return searchBlock(x, 32, false);
+function searchFours(x: usize, even: bool): i32 {
+  return searchBlock(x, 32, false, even);
 }
 
 /** Encodes whole blocks: see `searchBlocks`. */
@@ -379,11 +398,10 @@ export function searchLattice(target: i32, x: usize, importance: usize, output: 
   const bytes = bytesOf(target);
   for (let j = 0; j < values; j += 256) {
     readBlock(x, importance);
-    if (target <= 18) evenOut();
     let half: i32;
     if (target === 16) half = searchLongEights(x);
-    else if (target === 18 || target === 21) half = searchFours(x);
-    else half = searchEights(x);
+    else if (target === 18 || target === 21) half = searchFours(x, target === 18);
+    else half = searchEights(x, target === 17);
     memory.fill(output, 0, bytes);
     if (half !== 0) {
       store<u16>(output, half);
