@@ -34,6 +34,11 @@ function weigh(importance: Float32Array | undefined): Float32Array {
   return importance.map((weight) => max(leastWeight, fround(weight * scale)));
 }
 
+/** Largest magnitude of sizes, one of which may be negated. */
+export function largestOf(sizes: Float32Array): number {
+  return sizes.reduce((most, size) => max(most, abs(size)), 0);
+}
+
 /** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
 function guess(kind: LatticeKind, sizes: Float32Array, weights: Float32Array): number {
   const energy = new Float32Array(4);
@@ -43,7 +48,7 @@ function guess(kind: LatticeKind, sizes: Float32Array, weights: Float32Array): n
     weight[j & 3]! += weights[j]!;
   }
   const mean = fround(sqrt(fround(sumOf(energy) / sumOf(weight))));
-  return fround(fround(kind.ofMean * mean) + fround(kind.ofLargest * max(...sizes)));
+  return fround(fround(kind.ofMean * mean) + fround(kind.ofLargest * largestOf(sizes)));
 }
 
 /**

@@ -16,6 +16,8 @@ export interface LatticeKind {
   /** Scales that are tried to either side of the guess, and by how much of it they differ. */
   readonly reach: number;
   readonly step: number;
+  /** Levels on which more trials put the largest value, where that makes their scales larger than all of those. */
+  readonly reaches: readonly number[];
   /** How often the whole block is placed at the scales to be stored. */
   readonly rounds: number;
   /** Bytes of a block. */
@@ -47,6 +49,7 @@ export const iq2_xxs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.06),
   reach: 1,
+  reaches: [],
   rounds: 1,
   step: fround(0.13),
   bytes: 66,
@@ -68,6 +71,7 @@ export const iq2_xs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.05),
   reach: 2,
+  reaches: [],
   rounds: 2,
   step: fround(0.11),
   bytes: 74,
@@ -90,6 +94,7 @@ export const iq2_s: LatticeKind = {
   ofMean: fround(0.2),
   ofLargest: fround(0.07),
   reach: 1,
+  reaches: [],
   rounds: 1,
   step: fround(0.15),
   bytes: 82,
@@ -113,6 +118,7 @@ export const iq3_xxs: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 2,
+  reaches: [17, 15, 13],
   rounds: 2,
   step: fround(0.09),
   bytes: 98,
@@ -132,6 +138,7 @@ export const iq3_s: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 1,
+  reaches: [17, 15, 13],
   rounds: 2,
   step: fround(0.13),
   bytes: 110,

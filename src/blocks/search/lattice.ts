@@ -1,7 +1,7 @@
 import { floatToHalf, halfToFloat } from "../floats.js";
 import { nearest } from "../encode/lattice/numbers.js";
 import { makePlacer, type Placer } from "./lattice-place.js";
-import { readBlock, type Block } from "./lattice-block.js";
+import { largestOf, readBlock, type Block } from "./lattice-block.js";
 import type { LatticeKind } from "./lattice-kinds.js";
 
 // A sub-block that is placed at one scale has the error s²·B − 2·s·A at any other, beside a constant: with
@@ -52,14 +52,16 @@ function take(sub: SubBlock, { product, square }: { product: number; square: num
   return gain;
 }
 
-/** Tries scales around the guess for a sub-block, and further ones as long as it gets better beyond the last. */
+/**
+ * Tries scales around the guess for a sub-block, further ones as long as it gets better beyond the last, and those
+ * that spare a single large value.
+ */
 function searchScale(kind: LatticeKind, placer: Placer, block: Block, start: number): SubBlock {
   const sub: SubBlock = { trials: [], scale: 0, gain: 0 };
   const middle = block.guesses[start / kind.size]!;
-  const tryAt = (offset: number): number => {
-    const factor = fround(1 + fround(kind.step * offset));
-    return take(sub, placer.place(block, start, max(fround(middle * factor), leastScale)));
-  };
+  const tryScale = (scale: number): number => take(sub, placer.place(block, start, max(scale, leastScale)));
+  const scaleAt = (offset: number): number => fround(middle * fround(1 + fround(kind.step * offset)));
+  const tryAt = (offset: number): number => tryScale(scaleAt(offset));
   let best = -1;
   let side = 0;
   for (let offset = -kind.reach; offset <= kind.reach; offset++) {
@@ -72,6 +74,11 @@ function searchScale(kind: LatticeKind, placer: Placer, block: Block, start: num
     const gain = tryAt(side * (kind.reach + i));
     if (gain > best) best = gain;
     else side = 0;
+  }
+  const largest = largestOf(block.sizes.subarray(start, start + kind.size));
+  for (const level of kind.reaches) {
+    const scale = fround(largest / level);
+    if (scale > scaleAt(kind.reach + 0.5)) tryScale(scale);
   }
   return sub;
 }

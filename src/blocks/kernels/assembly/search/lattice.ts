@@ -13,8 +13,9 @@ import { base } from "../lattice/tables";
 import { placeAll, product, setSteps, square, sumOf } from "./lattice-place";
 import { useCandidates } from "./lattice-tables";
 
-/** First guesses of the scales of the sub-blocks. */
+/** First guesses of the scales of the sub-blocks, and the largest magnitudes. */
 const guesses: usize = memory.data(4 * 16, 16);
+const largest: usize = memory.data(4 * 16, 16);
 /** What the trials of the best scales gain. */
 const gains: usize = memory.data(4 * 16, 16);
 /** Trials of each sub-block, and their 2·A and B. */
@@ -158,7 +159,8 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
 
 /** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
 // @ts-ignore: decorator
-@inline function guess(x: usize, at: usize, size: usize): f32 {
+@inline function guess(x: usize, s: usize, size: usize): void {
+  let at: usize = 4 * size * s;
   let energy = i32x4.splat(0);
   let weight = i32x4.splat(0);
   let most = i32x4.splat(0);
@@ -168,8 +170,9 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
     weight = f32x4.add(weight, v128.load(weights + at));
     most = f32x4.pmax(most, value);
   }
-  const largest = -f32x4.extract_lane(leastLane(f32x4.neg(most)), 0);
-  return ofMean * sqrt<f32>(sumOf(energy) / sumOf(weight)) + ofLargest * largest;
+  const reached = -f32x4.extract_lane(leastLane(f32x4.neg(most)), 0);
+  store<f32>(largest + 4 * s, reached);
+  store<f32>(guesses + 4 * s, ofMean * sqrt<f32>(sumOf(energy) / sumOf(weight)) + ofLargest * reached);
 }
 
 /** Places a sub-block at a scale and takes what comes of it as a trial. Returns what it gains. */
@@ -190,7 +193,11 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   return gain;
 }
 
-/** Tries scales around the guess for a sub-block, and further ones as long as it gets better beyond the last. */
+/**
+ * Tries scales around the guess for a sub-block, further ones as long as it gets better beyond the last, and those
+ * that spare a single large value: they put it on the levels 17, 15 and 13, where their scales are larger than all
+ * of those.
+ */
 // @ts-ignore: decorator
 @inline function searchScale(s: usize, guess: f32, size: usize, eight: bool): void {
   let best: f32 = -1;
@@ -207,6 +214,12 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
     const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, eight);
     if (gain > best) best = gain;
     else side = 0;
+  }
+  if (eight) return;
+  const beyond: f32 = guess * (1 + step * (<f32>reach + 0.5));
+  for (let level: f32 = 17; level >= 13; level -= 2) {
+    const scale = load<f32>(largest + 4 * s) / level;
+    if (scale > beyond) tryOne(s, scale, size, eight);
   }
 }
 
@@ -263,7 +276,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
 // @ts-ignore: decorator
 @inline function searchBlock(x: usize, size: usize, eight: bool, even: bool): i32 {
   const count: usize = 256 / size;
-  for (let s: usize = 0; s < count; s++) store<f32>(guesses + 4 * s, guess(x, 4 * size * s, size));
+  for (let s: usize = 0; s < count; s++) guess(x, s, size);
   if (even) evenOut(size);
   share(eight);
   for (let s: usize = 0; s < count; s++) {
