@@ -139,7 +139,7 @@ export const iq3_s: LatticeKind = {
   ofLargest: fround(0.045),
   reach: 1,
   reaches: [17, 15, 13],
-  rounds: 2,
+  rounds: 1,
   step: fround(0.13),
   bytes: 110,
   store(block, { points, codes }, signs) {

@@ -59,7 +59,8 @@ function take(sub: SubBlock, { product, square }: { product: number; square: num
 function searchScale(kind: LatticeKind, placer: Placer, block: Block, start: number): SubBlock {
   const sub: SubBlock = { trials: [], scale: 0, gain: 0 };
   const middle = block.guesses[start / kind.size]!;
-  const tryScale = (scale: number): number => take(sub, placer.place(block, start, max(scale, leastScale)));
+  const tryScale = (scale: number): number =>
+    take(sub, placer.place(block, start, max(scale, leastScale), true));
   const scaleAt = (offset: number): number => fround(middle * fround(1 + fround(kind.step * offset)));
   const tryAt = (offset: number): number => tryScale(scaleAt(offset));
   let best = -1;
@@ -145,7 +146,7 @@ function searchBlock(kind: LatticeKind, placer: Placer, block: Block): Found {
     for (const [s, sub] of subs.entries()) {
       const steps = 2 * codes[s]! + 1;
       const own = fround(scale * steps);
-      const placed = placer.place(block, starts[s]!, own);
+      const placed = placer.place(block, starts[s]!, own, false);
       const { product, square } = placed;
       take(sub, placed);
       points.push(...placed.points);

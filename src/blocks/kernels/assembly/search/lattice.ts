@@ -65,7 +65,7 @@ function setTrialsOf(target: i32): void {
     case 18:
       return setTrials(2, 2, 0.09, 0.045, 0.045);
     case 21:
-      return setTrials(1, 2, 0.13, 0.045, 0.045);
+      return setTrials(1, 1, 0.13, 0.045, 0.045);
   }
   setTrials(1, 1, 0.15, 0.2, 0.07);
 }
@@ -175,10 +175,13 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   store<f32>(guesses + 4 * s, ofMean * sqrt<f32>(sumOf(energy) / sumOf(weight)) + ofLargest * reached);
 }
 
-/** Places a sub-block at a scale and takes what comes of it as a trial. Returns what it gains. */
+/**
+ * Places a sub-block at a scale and takes what comes of it as a trial. Groups of four are content with half of the
+ * candidates where it will not be stored, so not with `all`. Returns what it gains.
+ */
 // @ts-ignore: decorator
-@inline function tryOne(s: usize, scale: f32, size: usize, eight: bool): f32 {
-  placeAll(base, 4 * size * s, size, max(scale, LEAST_SCALE), points + 2 * s * (eight ? size / 8 : size / 4), eight);
+@inline function tryOne(s: usize, scale: f32, size: usize, eight: bool, all: bool): f32 {
+  placeAll(base, 4 * size * s, size, max(scale, LEAST_SCALE), points + 2 * s * (eight ? size / 8 : size / 4), eight, all);
   const count = load<u32>(counts + 4 * s);
   const to: usize = 64 * s + 4 * <usize>count;
   store<u32>(counts + 4 * s, count + 1);
@@ -204,14 +207,14 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   let side = 0;
   let trial = 0;
   for (; trial <= 2 * reach; trial++) {
-    const gain = tryOne(s, guess * (1 + step * <f32>(trial - reach)), size, eight);
+    const gain = tryOne(s, guess * (1 + step * <f32>(trial - reach)), size, eight, eight);
     if (gain > best) {
       best = gain;
       side = trial === 0 ? -1 : trial === 2 * reach ? 1 : 0;
     }
   }
   for (let further = 1; side !== 0 && further <= FURTHER; further++) {
-    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, eight);
+    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, eight, eight);
     if (gain > best) best = gain;
     else side = 0;
   }
@@ -219,7 +222,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
   const beyond: f32 = guess * (1 + step * (<f32>reach + 0.5));
   for (let level: f32 = 17; level >= 13; level -= 2) {
     const scale = load<f32>(largest + 4 * s) / level;
-    if (scale > beyond) tryOne(s, scale, size, eight);
+    if (scale > beyond) tryOne(s, scale, size, eight, eight);
   }
 }
 
@@ -298,7 +301,7 @@ const LEAST_SCALE: f32 = 2.9802322387695312e-8;
     for (let s: usize = 0; s < count; s++) {
       const steps: f32 = <f32>((load<i32>(codes + 16 * s) << 1) + 1);
       const own = scale * steps;
-      tryOne(s, own, size, eight);
+      tryOne(s, own, size, eight, true);
       error += own * (own * square - (product + product));
       above += product * steps;
       below += square * steps * steps;
