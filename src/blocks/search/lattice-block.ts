@@ -81,7 +81,8 @@ function evenOut(sizes: Float32Array, weights: Float32Array, steps: Float32Array
 export function readBlock(kind: LatticeKind, values: Float32Array, importance?: Float32Array): Block {
   const weights = weigh(importance);
   const sizes = values.map(abs);
-  const part = (all: Float32Array, s: number): Float32Array => all.subarray(kind.size * s, kind.size * (s + 1));
+  const part = (all: Float32Array, s: number): Float32Array =>
+    all.subarray(kind.size * s, kind.size * (s + 1));
   const guesses = Float32Array.from({ length: 256 / kind.size }, (_, s) =>
     guess(kind, part(sizes, s), part(weights, s)),
   );
