@@ -88,8 +88,15 @@ function extremeOf(values: Float32Array, weights: Float32Array): number {
  * Two plain scales take part in that: ggml's, which puts the extreme value on the lowest level, and where there are
  * many levels the one that puts it on half as many. A half holds that one where it holds the value, so a block of
  * values of one magnitude, and next to none, loses nothing.
+ *
+ * @param other one more scale to compare
  */
-export function searchScale(search: ScaleSearch, values: Float32Array, weights: Float32Array): number {
+export function searchScale(
+  search: ScaleSearch,
+  values: Float32Array,
+  weights: Float32Array,
+  other?: number,
+): number {
   const extreme = extremeOf(values, weights);
   if (abs(extreme) <= negligible) return 0;
   const symmetric = search.lowest === -search.highest;
@@ -134,5 +141,6 @@ export function searchScale(search: ScaleSearch, values: Float32Array, weights: 
     const { product, square } = sumsOf(search, values, weights, inverseOf(scale));
     fit = square > 0 ? fround(product / square) : 0;
   }
+  if (other !== undefined) compare(storedScale(other));
   return best;
 }
