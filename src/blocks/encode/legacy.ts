@@ -43,7 +43,7 @@ function roundTo(
 }
 
 /** Levels on both sides of zero: the first value of largest magnitude becomes the lowest, whatever its sign. */
-function symmetric(bound: number): Fitter {
+export function symmetric(bound: number): Fitter {
   return (values, weights, levels) => {
     if (weights !== undefined) return { scale: searchScale(values, weights, bound, levels), offset: 0 };
     const scale = fround(extremeOf(values) / -bound);
@@ -53,7 +53,7 @@ function symmetric(bound: number): Fitter {
 }
 
 /** Levels from the smallest value to the largest. */
-function affine(top: number): Fitter {
+export function affine(top: number): Fitter {
   const search = affineSearch(top, { first: -0.9, step: 0.05, steps: 36 });
   return (values, weights, levels) => {
     if (weights !== undefined) {
@@ -74,7 +74,7 @@ function affine(top: number): Fitter {
 }
 
 /** Weight of each value of a row: its importance, times its magnitude where that stands out of the row. */
-function rowWeights(values: Float32Array, importance: Float32Array): Float32Array {
+export function rowWeights(values: Float32Array, importance: Float32Array): Float32Array {
   let squares = 0;
   for (const x of values) squares = fround(squares + fround(x * x));
   const mean = fround(squares / values.length);

@@ -18,6 +18,8 @@ export interface PointKind {
   /** Scales that are tried to either side of the guess, and by how much of it they differ. */
   readonly reach: number;
   readonly step: number;
+  /** Levels on which more trials put the largest value, where that makes their scales larger than all of those. */
+  readonly reaches: readonly number[];
   /** How often the whole block is placed at the scales to be stored. */
   readonly rounds: number;
   /** Bytes of a block. */
@@ -66,6 +68,7 @@ export const iq2_xxs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.06),
   reach: 1,
+  reaches: [],
   rounds: 1,
   step: fround(0.13),
   bytes: 66,
@@ -89,6 +92,7 @@ export const iq2_xs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.05),
   reach: 2,
+  reaches: [],
   rounds: 2,
   step: fround(0.11),
   bytes: 74,
@@ -113,6 +117,7 @@ export const iq2_s: LatticeKind = {
   ofMean: fround(0.2),
   ofLargest: fround(0.07),
   reach: 1,
+  reaches: [],
   rounds: 1,
   step: fround(0.15),
   bytes: 82,
@@ -138,6 +143,7 @@ export const iq3_xxs: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 2,
+  reaches: [17, 15, 13],
   rounds: 2,
   step: fround(0.09),
   bytes: 98,
@@ -159,7 +165,8 @@ export const iq3_s: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 1,
-  rounds: 2,
+  reaches: [17, 15, 13],
+  rounds: 1,
   step: fround(0.13),
   bytes: 110,
   store(block, { half, points, codes }, signs) {

@@ -6,8 +6,9 @@ import type { LatticeKind } from "./lattice-kinds.js";
 
 const { fround, max, min } = Math;
 
-/** Points that are candidates for a group, those nearest to its values first. */
+/** Points that are candidates for a group, those nearest to its values first; and for groups of four in trials. */
 const candidates = 32;
+const candidatesInTrials = 16;
 /** Magnitudes are cut off here, in steps, to find candidates. */
 const far = 64;
 
@@ -19,7 +20,8 @@ export interface Placed {
 }
 
 export interface Placer {
-  place(block: Block, start: number, scale: number): Placed;
+  /** Places the groups of the sub-block from a value on; `trial` where that is not what will be stored. */
+  place(block: Block, start: number, scale: number, trial: boolean): Placed;
 }
 
 /**
@@ -51,7 +53,7 @@ export function makePlacer(kind: LatticeKind): Placer {
     });
   }
 
-  function placeGroup({ sizes, shares }: Block, start: number, inverse: number): number {
+  function placeGroup({ sizes, shares }: Block, start: number, inverse: number, count: number): number {
     let code = 0;
     const errors: number[][] = [];
     for (let k = width - 1; k >= 0; k--) {
@@ -62,7 +64,7 @@ export function makePlacer(kind: LatticeKind): Placer {
     }
     let least = Infinity;
     let best = 0;
-    for (const point of known.nearestPoints(code, candidates)) {
+    for (const point of known.nearestPoints(code, candidates).slice(0, count)) {
       let error = 0;
       for (let k = 0; k < width; k++) error += errors[k]![digits[point * width + k]!]!;
       if (error >= least) continue;
@@ -73,13 +75,14 @@ export function makePlacer(kind: LatticeKind): Placer {
   }
 
   return {
-    place(block, start, scale) {
+    place(block, start, scale, trial) {
       const inverse = fround(1 / scale);
+      const count = trial && width === 4 ? candidatesInTrials : candidates;
       const found: number[] = [];
       const product = new Float32Array(4);
       const square = new Float32Array(4);
       for (let group = start; group < start + kind.size; group += width) {
-        const point = placeGroup(block, group, inverse);
+        const point = placeGroup(block, group, inverse, count);
         found.push(point);
         for (let k = 0; k < width; k++) {
           const level = points[point * width + k]!;

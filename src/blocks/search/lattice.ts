@@ -1,7 +1,7 @@
 import { floatToHalf, halfToFloat } from "../floats.js";
 import type { Encoder } from "../types.js";
 import { nearest } from "../encode/nearest.js";
-import { readBlock, sumOf, type Block } from "./lattice-block.js";
+import { largestOf, readBlock, type Block } from "./lattice-block.js";
 import type { PointKind } from "./lattice-kinds.js";
 import type { Placer } from "./lattice-place.js";
 
@@ -10,7 +10,7 @@ import type { Placer } from "./lattice-place.js";
 // the scale of the block and the codes of the sub-blocks are chosen together, before all groups are placed again at
 // the scales that will be stored. What that gives joins the trials, the scale of the block is fitted anew, and so on.
 
-const { fround, max, min, sqrt } = Math;
+const { fround, max, min } = Math;
 
 /** How far beyond the planned trials a sub-block may go. */
 const further = 2;
@@ -44,22 +44,6 @@ export interface Found {
   readonly points: readonly number[];
 }
 
-/** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
-function guess(kind: PointKind, block: Block, start: number): number {
-  const energy = new Float32Array(4);
-  const weight = new Float32Array(4);
-  let largest = 0;
-  for (let j = start; j < start + kind.size; j++) {
-    const value = Math.abs(block.sizes[j]!);
-    const product = fround(block.weights[j]! * value);
-    energy[j & 3]! += fround(product * value);
-    weight[j & 3]! += block.weights[j]!;
-    largest = max(largest, value);
-  }
-  const mean = fround(sqrt(fround(sumOf(energy) / sumOf(weight))));
-  return fround(fround(kind.ofMean * mean) + fround(kind.ofLargest * largest));
-}
-
 /** Takes a placement as a trial. Returns what it gains: the error that it saves at its own best scale. */
 function take(sub: SubBlock, { product, square }: { product: number; square: number }): number {
   sub.trials.push({ double: fround(product + product), square });
@@ -72,14 +56,17 @@ function take(sub: SubBlock, { product, square }: { product: number; square: num
   return gain;
 }
 
-/** Tries scales around the guess for a sub-block, and further ones as long as it gets better beyond the last. */
+/**
+ * Tries scales around the guess for a sub-block, further ones as long as it gets better beyond the last, and those
+ * that spare a single large value.
+ */
 function searchScale(kind: PointKind, placer: Placer, block: Block, start: number): SubBlock {
   const sub: SubBlock = { trials: [], scale: 0, gain: 0 };
-  const middle = guess(kind, block, start);
-  const tryAt = (offset: number): number => {
-    const factor = fround(1 + fround(kind.step * offset));
-    return take(sub, placer.place(block, start, max(fround(middle * factor), leastScale)));
-  };
+  const middle = block.guesses[start / kind.size]!;
+  const tryScale = (scale: number): number =>
+    take(sub, placer.place(block, start, max(scale, leastScale), true));
+  const scaleAt = (offset: number): number => fround(middle * fround(1 + fround(kind.step * offset)));
+  const tryAt = (offset: number): number => tryScale(scaleAt(offset));
   let best = -1;
   let side = 0;
   for (let offset = -kind.reach; offset <= kind.reach; offset++) {
@@ -92,6 +79,11 @@ function searchScale(kind: PointKind, placer: Placer, block: Block, start: numbe
     const gain = tryAt(side * (kind.reach + i));
     if (gain > best) best = gain;
     else side = 0;
+  }
+  const largest = largestOf(block.sizes.subarray(start, start + kind.size));
+  for (const level of kind.reaches) {
+    const scale = fround(largest / level);
+    if (scale > scaleAt(kind.reach + 0.5)) tryScale(scale);
   }
   return sub;
 }
@@ -162,7 +154,7 @@ function searchBlock(kind: PointKind, placer: Placer, block: Block): Found {
     for (const [s, sub] of subs.entries()) {
       const steps = 2 * codes[s]! + 1;
       const own = fround(scale * steps);
-      const placed = placer.place(block, starts[s]!, own);
+      const placed = placer.place(block, starts[s]!, own, false);
       const { product, square } = placed;
       take(sub, placed);
       points.push(...placed.points);

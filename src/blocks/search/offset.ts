@@ -2,7 +2,7 @@
  * Q4_1 and Q5_1: scale and offset of 32 values for the least weighted squared error. Sums are float32 in the order of
  * the values; `fround` stands wherever the kernels round.
  */
-import { storeLevels, type Fit } from "../encode/legacy.js";
+import { affine, type Fit, rowWeights, storeLevels } from "../encode/legacy.js";
 import { floatToHalf, halfToFloat } from "../floats.js";
 import type { Encoder } from "../types.js";
 import { blockWeights } from "./importance.js";
@@ -15,8 +15,8 @@ const count = 32;
 /** Levels that the range of the values is spread over in the first trials: this part of the highest level… */
 const firstSpan = 12.5 / 15;
 /** …and in each of the others this many times the last, up to the part 20/15. */
-const spanRatio = 1.0368;
-const spans = 14;
+const spanRatio = 1.0536;
+const spans = 10;
 /** Places tried for each span, from the range resting on the lowest level to resting on the highest, and beyond. */
 const places = 5;
 /** How far beyond. */
@@ -167,8 +167,10 @@ function errorOf(values: Float32Array, weights: Float32Array, fit: Fit, top: num
  * Two plain scales take part in that, over the least value: ggml's, which spreads the range over all levels, and the
  * one that spreads it over half of them and so, for few values of simple numbers, is one itself. Last, the halves beside
  * the scale are tried: the offset is the coarser of the two, and one of them may suit it better.
+ *
+ * @param theirs scale and offset that ggml's method finds with an importance; they are compared as well
  */
-function searchOffset(values: Float32Array, weights: Float32Array, top: number): Fit {
+function searchOffset(values: Float32Array, weights: Float32Array, top: number, theirs?: Fit): Fit {
   const block = centre(values, weights);
   if (!(block.range > 0)) return { scale: 0, offset: stored(block.low) };
   let outcome = explore(block, top);
@@ -199,14 +201,19 @@ function searchOffset(values: Float32Array, weights: Float32Array, top: number):
   for (const beside of [-2, -1, 1, 2]) {
     compare(centred(halfToFloat(max(0, min(0x7bff, half + beside)))));
   }
+  if (theirs !== undefined) compare({ scale: stored(theirs.scale), offset: stored(theirs.offset) });
   return best;
 }
 
 function encoder(top: number, bytes: number): Encoder {
+  const fitLikeGgml = affine(top);
   return (row, out, importance) => {
+    const others = importance === undefined ? undefined : rowWeights(row, importance);
     for (let o = 0, at = 0; o < row.length; o += count, at += bytes) {
       const block = row.subarray(o, o + count);
-      const fit = searchOffset(block, blockWeights(count, importance?.subarray(o, o + count)), top);
+      const weights = blockWeights(count, importance?.subarray(o, o + count));
+      const theirs = others && fitLikeGgml(block, others.subarray(o, o + count), new Uint8Array(count));
+      const fit = searchOffset(block, weights, top, theirs);
       const levels = Uint8Array.from(block, (x) => storedLevel(x, fit, top));
       storeLevels(levels, fit, { offset: true, fifth: top > 15 }, out, at);
     }

@@ -28,7 +28,7 @@ export interface ScaleSearch {
 }
 
 /** Largest magnitude that is nearest to 0 under every scale but 0 that a half can hold. */
-const negligible = 2 ** -25;
+export const negligible = 2 ** -25;
 
 /** Rounds to the nearest integer, ties to even, within 2^22. */
 function nearest(value: number): number {
@@ -41,7 +41,7 @@ export function levelOf(units: number, { lowest, highest }: { lowest: number; hi
 }
 
 /** The half nearest to a scale, the largest finite one at most. */
-function storedScale(scale: number): number {
+export function storedScale(scale: number): number {
   return halfToFloat(floatToHalf(max(-65504, min(65504, scale))));
 }
 
@@ -88,8 +88,15 @@ function extremeOf(values: Float32Array, weights: Float32Array): number {
  * Two plain scales take part in that: ggml's, which puts the extreme value on the lowest level, and where there are
  * many levels the one that puts it on half as many. A half holds that one where it holds the value, so a block of
  * values of one magnitude, and next to none, loses nothing.
+ *
+ * @param other one more scale to compare
  */
-export function searchScale(search: ScaleSearch, values: Float32Array, weights: Float32Array): number {
+export function searchScale(
+  search: ScaleSearch,
+  values: Float32Array,
+  weights: Float32Array,
+  other?: number,
+): number {
   const extreme = extremeOf(values, weights);
   if (abs(extreme) <= negligible) return 0;
   const symmetric = search.lowest === -search.highest;
@@ -134,5 +141,6 @@ export function searchScale(search: ScaleSearch, values: Float32Array, weights: 
     const { product, square } = sumsOf(search, values, weights, inverseOf(scale));
     fit = square > 0 ? fround(product / square) : 0;
   }
+  if (other !== undefined) compare(storedScale(other));
   return best;
 }

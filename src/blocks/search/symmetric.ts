@@ -1,6 +1,6 @@
 import { nearest } from "../encode/nearest.js";
 import { findScales, packCodes, packLevels as packLevelsOf3 } from "../encode/q3_k.js";
-import { packLevels as packLevelsOf6 } from "../encode/q6_k.js";
+import { encodeQ6_K, packLevels as packLevelsOf6 } from "../encode/q6_k.js";
 import { extremeOf, negligible } from "../encode/symmetric.js";
 import { floatToHalf, halfToFloat } from "../floats.js";
 import { better, type Choice, refine } from "./symmetric-refine.js";
@@ -64,7 +64,7 @@ const q6: Uniform = {
   bound: 32,
   from: 33.3125,
   by: -0.4375,
-  trials: 28,
+  trials: 20,
   both: false,
 };
 
@@ -146,13 +146,27 @@ export function searchQ3_K(values: Float32Array, out: Uint8Array, importance?: F
   }
 }
 
-/** Q6_K of whole blocks: a scale for every 16 values, in 8-bit steps of one half for all 256. */
+/** A choice for a block of Q6_K, or ggml's where that loses less. */
+function orGgmls(block: Block, choice: Choice, importance?: Float32Array): Choice {
+  const stored = new Uint8Array(210);
+  encodeQ6_K(block.values, stored, importance);
+  const half = stored[208]! | (stored[209]! << 8);
+  const above = stored.subarray(192, 208).map((code) => code + q6.codes);
+  return better(q6, block, choice, half, above);
+}
+
+/**
+ * Q6_K of whole blocks: a scale for every 16 values, in 8-bit steps of one half for all 256. The scales are ggml's
+ * where those lose less.
+ */
 export function searchQ6_K(values: Float32Array, out: Uint8Array, importance?: Float32Array): void {
   for (let o = 0, at = 0; o < values.length; o += 256, at += 210) {
-    const block = weigh(values.subarray(o, o + 256), importance?.subarray(o, o + 256), q6.size);
+    const own = importance?.subarray(o, o + 256);
+    const block = weigh(values.subarray(o, o + 256), own, q6.size);
     const bytes = out.subarray(at, at + 210).fill(0);
-    const choice = search(q6, block);
-    if (choice === undefined) continue;
+    const searched = search(q6, block);
+    if (searched === undefined) continue;
+    const choice = orGgmls(block, searched, own);
     bytes[208] = choice.half;
     bytes[209] = choice.half >>> 8;
     bytes.set(choice.codes, 192);

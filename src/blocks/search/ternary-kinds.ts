@@ -20,6 +20,7 @@ const common = {
   ofMean: 1,
   ofLargest: fround(0.1),
   reach: 1,
+  reaches: [],
   step: fround(0.18),
   rounds: 1,
 } as const;

@@ -113,7 +113,7 @@ export function rows<S>(
   const limit = target === NVFP4 ? NVFP4_LIMIT : LIMIT;
   const length = weights === 0 ? values : row;
   for (let start = 0; start < values; start += length) {
-    const weighed = weights !== 0 && target <= Q5_1 && !search;
+    const weighed = weights !== 0 && target <= Q5_1;
     const mean: f32 = weighed ? meanSquare<S>(input, length) : 0;
     for (let i = 0; i < length; i += CHUNK) {
       const count = min(CHUNK, length - i);
@@ -123,7 +123,7 @@ export function rows<S>(
         return stop(finite ? OVERFLOW : NON_FINITE, start + i + bad);
       }
       const own = weights === 0 ? <usize>0 : weights + <usize>i * 4;
-      if (search) searchBlocks(target, chunk, own, output, count);
+      if (search) searchBlocks(target, chunk, own, output, count, mean);
       else encodeBlocks(target, chunk, own, output, count, mean);
       input += <usize>count * sizeof<S>();
       output += <usize>((count / blockValues) * blockBytes);

@@ -271,14 +271,36 @@ function judge(): void {
   else packNibbles(first, second, output + 4);
 }
 
+/**
+ * Finds scales and offsets of the first eight of some blocks; fewer repeat the last.
+ *
+ * @param importance how far behind a value its importance lies
+ * @param mean mean square of the row
+ */
+// @ts-ignore: decorator
+@inline export function fitBlocks(x: usize, blocks: i32, importance: usize, mean: f32, top: f32): void {
+  turnFour(x, 0, blocks, importance, mean, turned, turned + WEIGHTS, 32);
+  turnFour(x, 4, blocks, importance, mean, turned + 16, turned + 16 + WEIGHTS, 32);
+  search(top);
+}
+
+/** Scales and offsets that were found for the first or the second four blocks, not yet as halves. */
+// @ts-ignore: decorator
+@inline export function foundScales(later: bool): v128 {
+  return v128.load(later ? group1 : group0, BEST_SCALE);
+}
+
+// @ts-ignore: decorator
+@inline export function foundOffsets(later: bool): v128 {
+  return v128.load(later ? group1 : group0, BEST_OFFSET);
+}
+
 // @ts-ignore: decorator
 @inline function encode(x: usize, weights: usize, output: usize, values: i32, mean: f32, top: i32): void {
   const bytes: usize = top == 31 ? 24 : 20;
   const importance = weights - x;
   for (let blocks = values / 32; blocks > 0; blocks -= 8) {
-    turnFour(x, 0, blocks, importance, mean, turned, turned + WEIGHTS, 32);
-    turnFour(x, 4, blocks, importance, mean, turned + 16, turned + 16 + WEIGHTS, 32);
-    search(<f32>top);
+    fitBlocks(x, blocks, importance, mean, <f32>top);
     for (let k = 0; k < min(8, blocks); k++) {
       const group = k < 4 ? group0 : group1;
       storeBlock(x, group + 4 * <usize>(k & 3), top, output);

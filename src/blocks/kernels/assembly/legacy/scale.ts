@@ -41,15 +41,26 @@ const inverses: usize = memory.data(4 * 4, 16);
   else packNibbles(low, high, output + 2);
 }
 
+/**
+ * The scales of the first four of some blocks, not yet as halves; fewer repeat the last.
+ *
+ * @param importance how far behind a value its importance lies
+ * @param mean mean square of the row
+ */
+// @ts-ignore: decorator
+@inline export function scalesOf(x: usize, blocks: i32, importance: usize, mean: f32, bound: i32): v128 {
+  turnFour(x, 0, blocks, importance, mean, turned, turned + WEIGHTS, 16);
+  if (bound == 16) search16(scales, inverses);
+  else search8(scales, inverses);
+  return v128.load(scales);
+}
+
 // @ts-ignore: decorator
 @inline function encode(x: usize, weights: usize, output: usize, values: i32, mean: f32, bound: i32): void {
   const bytes: usize = bound == 16 ? 22 : 18;
   const importance = weights - x;
   for (let blocks = values / 32; blocks > 0; blocks -= 4) {
-    turnFour(x, 0, blocks, importance, mean, turned, turned + WEIGHTS, 16);
-    if (bound == 16) search16(scales, inverses);
-    else search8(scales, inverses);
-    v128.store(scales, halves(v128.load(scales)));
+    v128.store(scales, halves(scalesOf(x, blocks, importance, mean, bound)));
     for (let k = 0; k < min(4, blocks); k++) {
       storeBlock(x, 4 * <usize>k, bound, output);
       x += 128;

@@ -1,7 +1,8 @@
 import { searchMXFP4, searchNVFP4 } from "./fp4";
 import { searchAffine } from "./k-affine";
 import { searchQ4_1, searchQ5_1 } from "./offset";
-import { searchQ2_0, searchQ4_0, searchQ5_0, searchQ8_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
+import { searchQ8_0 } from "./q8_0";
+import { searchQ2_0, searchQ4_0, searchQ5_0, searchTQ1_0, searchTQ2_0 } from "./scaled";
 import { searchQ1_0 } from "./signs";
 import { searchIQ4_NL, searchIQ4_XS } from "./codebook";
 import { searchQ3_K, searchQ6_K } from "./symmetric";
@@ -13,17 +14,18 @@ import { searchTernary } from "./ternary";
  *
  * @param x float32 values, aligned to 16 bytes, finite and within the range of a half
  * @param weights importance of these values, or 0 for weights of 1
+ * @param meanSquare of the whole row, for the types up to Q5_1 when there are weights
  */
-export function searchBlocks(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
+export function searchBlocks(target: i32, x: usize, weights: usize, output: usize, values: i32, meanSquare: f32): void {
   switch (target) {
     case 2:
-      return searchQ4_0(x, weights, output, values);
+      return searchQ4_0(x, weights, output, values, meanSquare);
     case 3:
-      return searchQ4_1(x, weights, output, values);
+      return searchQ4_1(x, weights, output, values, meanSquare);
     case 6:
-      return searchQ5_0(x, weights, output, values);
+      return searchQ5_0(x, weights, output, values, meanSquare);
     case 7:
-      return searchQ5_1(x, weights, output, values);
+      return searchQ5_1(x, weights, output, values, meanSquare);
     case 8:
       return searchQ8_0(x, weights, output, values);
     case 10:

@@ -18,7 +18,7 @@ export const WEIGHTS: usize = MOST * 16;
 export const PRODUCTS: usize = 2 * MOST * 16;
 
 /** Blocks whose importances all stay below this, 2^-100, weigh every value alike: the inverse is too large. */
-const LEAST: f32 = reinterpret<f32>(27 << 23);
+export const LEAST: f32 = reinterpret<f32>(27 << 23);
 
 /** Stores the blocks of the four lanes, or what lies `apart` behind them. */
 // @ts-ignore: decorator

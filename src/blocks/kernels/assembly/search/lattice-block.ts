@@ -7,6 +7,9 @@ import { products, roots as shares, signs, sizes, weights } from "../lattice/blo
 /** What all weights have at least, of the largest of the block: values that do not matter still get their places. */
 const LEAST_WEIGHT: f32 = 9.313225746154785e-10;
 
+/** First guesses of the scales of the sub-blocks. */
+export const guesses: usize = memory.data(4 * 16, 16);
+
 // @ts-ignore: decorator
 @inline export function leastLane(v: v128): v128 {
   const pairs = f32x4.pmin(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
@@ -47,21 +50,36 @@ const LEAST_WEIGHT: f32 = 9.313225746154785e-10;
   }
 }
 
-/** Turns the sign around of the value with the least product of each eight with an odd number of minus signs. */
+/** What is lost by the wrong signs of four values: see `lossOfSign` in `src/blocks/search/lattice-block.ts`. */
 // @ts-ignore: decorator
-@inline export function evenOut(): void {
+@inline function lossesOfSigns(at: usize, step: v128): v128 {
+  const size = v128.load(sizes + at);
+  const wrong = f32x4.add(size, step);
+  const right = f32x4.pmax(i32x4.splat(0), f32x4.sub(step, size));
+  const more = f32x4.sub(f32x4.mul(wrong, wrong), f32x4.mul(right, right));
+  return f32x4.mul(v128.load(weights + at), more);
+}
+
+/**
+ * Turns the sign around that matters least of each eight with an odd number of minus signs, given a step of their
+ * sub-block.
+ *
+ * @param size values of a sub-block
+ */
+// @ts-ignore: decorator
+@inline export function evenOut(size: usize): void {
   for (let group: usize = 0; group < 32; group++) {
+    const step = v128.load32_splat(guesses + 4 * ((8 * group) / size));
     const code = load<u8>(signs + group);
     const odd = popcnt(<u32>code) & 1;
-    const a = v128.load(products + 32 * group);
-    const b = v128.load(products + 32 * group, 16);
+    const a = lossesOfSigns(32 * group, step);
+    const b = lossesOfSigns(32 * group + 16, step);
     const least = leastLane(f32x4.pmin(a, b));
     const k = ctz(i32x4.bitmask(f32x4.eq(a, least)) | (i32x4.bitmask(f32x4.eq(b, least)) << 4)) & 7;
     store<u8>(signs + group, code ^ (odd << k));
-    const at = products + 32 * group + 4 * <usize>k;
-    store<u32>(at, load<u32>(at) ^ (odd << 31));
-    const size = sizes + 32 * group + 4 * <usize>k;
-    store<u32>(size, load<u32>(size) ^ (odd << 31));
+    const at: usize = 32 * group + 4 * <usize>k;
+    store<u32>(products + at, load<u32>(products + at) ^ (odd << 31));
+    store<u32>(sizes + at, load<u32>(sizes + at) ^ (odd << 31));
   }
 }
 

@@ -165,9 +165,9 @@ export const tables: usize = memory.data(32 * 4, 16);
 /** Errors of the candidates. */
 const sums: usize = memory.data(2 * 32, 16);
 
-/** The place in a list of candidates of the one with the least error, the first among equals. */
+/** The place in a list of candidates, or its first half, of the one with the least error, the first among equals. */
 // @ts-ignore: decorator
-@inline function bestOf(list: usize): i32 {
+@inline function bestOf(list: usize, all: bool): i32 {
   const low0 = v128.load(tables);
   const high0 = v128.load(tables, 16);
   const low1 = v128.load(tables, 32);
@@ -177,7 +177,7 @@ const sums: usize = memory.data(2 * 32, 16);
   const low3 = v128.load(tables, 96);
   const high3 = v128.load(tables, 112);
   let least = i16x8.splat(-1);
-  for (let to = sums; to < sums + 2 * CANDIDATES; to += 32) {
+  for (let to = sums; to < sums + (all ? 2 * CANDIDATES : CANDIDATES); to += 32) {
     let slot = v128.load(list);
     let low = i8x16.swizzle(low0, slot);
     let high = i8x16.swizzle(high0, slot);
@@ -203,16 +203,17 @@ const sums: usize = memory.data(2 * 32, 16);
     v128.store(to, back, 16);
     least = i16x8.min_u(least, i16x8.min_u(front, back));
   }
-  return firstLeast(sums, least);
+  return firstLeast(sums, least, all);
 }
 
-/** The place of the least of 32 sums, the first among equals, given the least of each lane. */
+/** The place of the least of 32 sums, or without `all` of 16, the first among equals, given the least of each lane. */
 // @ts-ignore: decorator
-@inline export function firstLeast(sums: usize, lanes: v128): i32 {
+@inline export function firstLeast(sums: usize, lanes: v128, all: bool): i32 {
   let least = i16x8.min_u(lanes, v128.shuffle<i16>(lanes, lanes, 4, 5, 6, 7, 0, 1, 2, 3));
   least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 2, 3, 0, 1, 6, 7, 4, 5));
   least = i16x8.min_u(least, v128.shuffle<i16>(least, least, 1, 0, 3, 2, 5, 4, 7, 6));
-  return <i32>ctz(placesOf(sums, least) | (placesOf(sums + 32, least) << 16));
+  const front = placesOf(sums, least);
+  return <i32>ctz(all ? front | (placesOf(sums + 32, least) << 16) : front);
 }
 
 /** Which of 16 sums are the least, as bits. */
@@ -234,9 +235,10 @@ const sums: usize = memory.data(2 * 32, 16);
  *
  * @param at first value, in bytes
  * @param points where the indices of the groups' points (u16) go
+ * @param all whether all candidates count, or the nearest half
  */
 // @ts-ignore: decorator
-@inline export function placeAll(levels: usize, at: usize, size: usize, scale: f32, points: usize, eight: bool): void {
+@inline export function placeAll(levels: usize, at: usize, size: usize, scale: f32, points: usize, eight: bool, all: bool): void {
   const inverse = f32x4.splat(1 / scale);
   let productSum = i32x4.splat(0);
   let squareSum = i32x4.splat(0);
@@ -250,7 +252,7 @@ const sums: usize = memory.data(2 * 32, 16);
     const code = load<i32>(codes + 4 * group);
     if (eight) tablesOfEight(at, inverse);
     else tablesOfFour(at, inverse);
-    const point = pointOf(code, bestOf(candidatesOf(code)));
+    const point = pointOf(code, bestOf(candidatesOf(code), all));
     store<u16>(points + 2 * group, point);
     const own = levels + <usize>point * (eight ? 8 : 4);
     for (let half: usize = 0; half < <usize>(eight ? 8 : 4); half += 4) {

@@ -5,7 +5,7 @@
 import { floatOf, halfOf, isInfinite } from "../half";
 import { weights } from "../lattice/block";
 import { base } from "../lattice/tables";
-import { leastLane, share } from "./lattice-block";
+import { evenOut, guesses, leastLane, share } from "./lattice-block";
 import { placeAll, product as placedProduct, square as placedSquare, sumOf } from "./lattice-place";
 import { beginTrials, bound, chooseScale, codes, LEAST_SCALE, take } from "./lattice-trials";
 import { placeTernary, product as ternaryProduct, square as ternarySquare } from "./ternary-place";
@@ -46,13 +46,16 @@ export function setTrials(sides: i32, times: i32, apart: f32, mean: f32, largest
   ofLargest = largest;
 }
 
+/** Largest magnitudes of the sub-blocks. */
+const largest: usize = memory.data(4 * 16, 16);
 /** Sums of w·x·g and w·g² over the last sub-block that was placed. */
 let product: f32 = 0;
 let square: f32 = 0;
 
 /** Guesses the scale of a sub-block from the weighted root mean square and the largest of its values. */
 // @ts-ignore: decorator
-@inline function guess(x: usize, at: usize, size: usize): f32 {
+@inline function guess(x: usize, s: usize, size: usize): void {
+  let at: usize = 4 * size * s;
   let energy = i32x4.splat(0);
   let weight = i32x4.splat(0);
   let most = i32x4.splat(0);
@@ -62,13 +65,17 @@ let square: f32 = 0;
     weight = f32x4.add(weight, v128.load(weights + at));
     most = f32x4.pmax(most, value);
   }
-  const largest = -f32x4.extract_lane(leastLane(f32x4.neg(most)), 0);
-  return ofMean * sqrt<f32>(sumOf(energy) / sumOf(weight)) + ofLargest * largest;
+  const reached = -f32x4.extract_lane(leastLane(f32x4.neg(most)), 0);
+  store<f32>(largest + 4 * s, reached);
+  store<f32>(guesses + 4 * s, ofMean * sqrt<f32>(sumOf(energy) / sumOf(weight)) + ofLargest * reached);
 }
 
-/** Places a sub-block at a scale and takes what comes of it as a trial. Returns what it gains. */
+/**
+ * Places a sub-block at a scale and takes what comes of it as a trial. Groups of four are content with half of the
+ * candidates where it will not be stored. Returns what it gains.
+ */
 // @ts-ignore: decorator
-@inline function tryOne(s: usize, scale: f32, size: usize, shape: i32): f32 {
+@inline function tryOne(s: usize, scale: f32, size: usize, shape: i32, stored: bool): f32 {
   const at: usize = 4 * size * s;
   const own = max(scale, LEAST_SCALE);
   const to = points + 2 * s * (shape === FOURS ? size / 4 : size / 8);
@@ -77,30 +84,40 @@ let square: f32 = 0;
     product = ternaryProduct;
     square = ternarySquare;
   } else {
-    placeAll(base, at, size, own, to, shape === EIGHTS);
+    placeAll(base, at, size, own, to, shape === EIGHTS, stored || shape === EIGHTS);
     product = placedProduct;
     square = placedSquare;
   }
   return take(s, product, square);
 }
 
-/** Tries scales around the guess for a sub-block, and further ones as long as it gets better beyond the last. */
+/**
+ * Tries scales around the guess for a sub-block, further ones as long as it gets better beyond the last, and with
+ * groups of four those that spare a single large value: they put it on the levels 17, 15 and 13, where their scales
+ * are larger than all of those.
+ */
 // @ts-ignore: decorator
 @inline function searchScale(s: usize, guess: f32, size: usize, shape: i32): void {
   let best: f32 = -1;
   let side = 0;
   let trial = 0;
   for (; trial <= 2 * reach; trial++) {
-    const gain = tryOne(s, guess * (1 + step * <f32>(trial - reach)), size, shape);
+    const gain = tryOne(s, guess * (1 + step * <f32>(trial - reach)), size, shape, false);
     if (gain > best) {
       best = gain;
       side = trial === 0 ? -1 : trial === 2 * reach ? 1 : 0;
     }
   }
   for (let further = 1; side !== 0 && further <= FURTHER; further++) {
-    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, shape);
+    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, shape, false);
     if (gain > best) best = gain;
     else side = 0;
+  }
+  if (shape !== FOURS) return;
+  const beyond: f32 = guess * (1 + step * (<f32>reach + 0.5));
+  for (let level: f32 = 17; level >= 13; level -= 2) {
+    const scale = load<f32>(largest + 4 * s) / level;
+    if (scale > beyond) tryOne(s, scale, size, shape, false);
   }
 }
 
@@ -109,14 +126,17 @@ let square: f32 = 0;
  *
  * @param size values of a sub-block
  * @param shape `FOURS`, `EIGHTS`, `TERNARY_TOGETHER` or `TERNARY_APART`
+ * @param even whether the signs of eight values have to have an even number of minuses
  */
 // @ts-ignore: decorator
-@inline export function searchBlock(x: usize, size: usize, shape: i32): i32 {
+@inline export function searchBlock(x: usize, size: usize, shape: i32, even: bool): i32 {
   const count: usize = 256 / size;
+  for (let s: usize = 0; s < count; s++) guess(x, s, size);
+  if (even) evenOut(size);
   share(shape !== FOURS);
   for (let s: usize = 0; s < count; s++) {
     beginTrials(s);
-    searchScale(s, guess(x, 4 * size * s, size), size, shape);
+    searchScale(s, load<f32>(guesses + 4 * s), size, shape);
   }
   let half = halfOf(chooseScale(count));
   let bestHalf = 0;
@@ -131,7 +151,7 @@ let square: f32 = 0;
     for (let s: usize = 0; s < count; s++) {
       const steps: f32 = <f32>((load<i32>(codes + 16 * s) << 1) + 1);
       const own = scale * steps;
-      tryOne(s, own, size, shape);
+      tryOne(s, own, size, shape, true);
       error += own * (own * square - (product + product));
       above += product * steps;
       below += square * steps * steps;

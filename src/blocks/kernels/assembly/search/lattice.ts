@@ -1,7 +1,7 @@
 // The search of IQ2_XXS (16), IQ2_XS (17), IQ3_XXS (18), IQ3_S (21) and IQ2_S (22).
 
 import { signs } from "../lattice/block";
-import { evenOut, readBlock } from "./lattice-block";
+import { readBlock } from "./lattice-block";
 import { setSteps } from "./lattice-place";
 import { bestCodes, bestPoints, EIGHTS, FOURS, searchBlock, setTrials } from "./lattice-search";
 import { useCandidates } from "./lattice-tables";
@@ -17,7 +17,7 @@ function setTrialsOf(target: i32): void {
     case 18:
       return setTrials(2, 2, 0.09, 0.045, 0.045);
     case 21:
-      return setTrials(1, 2, 0.13, 0.045, 0.045);
+      return setTrials(1, 1, 0.13, 0.045, 0.045);
   }
   setTrials(1, 1, 0.15, 0.2, 0.07);
 }
@@ -95,16 +95,16 @@ function bytesOf(target: i32): i32 {
   return 82;
 }
 
-function searchEights(x: usize): i32 {
-  return searchBlock(x, 16, EIGHTS);
+function searchEights(x: usize, even: bool): i32 {
+  return searchBlock(x, 16, EIGHTS, even);
 }
 
 function searchLongEights(x: usize): i32 {
-  return searchBlock(x, 32, EIGHTS);
+  return searchBlock(x, 32, EIGHTS, true);
 }
 
-function searchFours(x: usize): i32 {
-  return searchBlock(x, 32, FOURS);
+function searchFours(x: usize, even: bool): i32 {
+  return searchBlock(x, 32, FOURS, even);
 }
 
 /** Encodes whole blocks: see `searchBlocks`. */
@@ -116,11 +116,10 @@ export function searchLattice(target: i32, x: usize, importance: usize, output: 
   const bytes = bytesOf(target);
   for (let j = 0; j < values; j += 256) {
     readBlock(x, importance, false);
-    if (target <= 18) evenOut();
     let half: i32;
     if (target === 16) half = searchLongEights(x);
-    else if (target === 18 || target === 21) half = searchFours(x);
-    else half = searchEights(x);
+    else if (target === 18 || target === 21) half = searchFours(x, target === 18);
+    else half = searchEights(x, target === 17);
     memory.fill(output, 0, bytes);
     if (half !== 0) {
       store<u16>(output, half);

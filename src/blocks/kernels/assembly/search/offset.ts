@@ -1,6 +1,7 @@
 // Q4_1 and Q5_1: see `searchOffset` in `src/blocks/search/offset.ts`, which says the same for one block.
 
 import { halfOf, halves } from "../half";
+import { fitBlocks, foundOffsets, foundScales } from "../legacy/offset";
 import { bytesOf, MAGIC_BITS, packFifths, packNibbles } from "../legacy/pack";
 import { MAGIC } from "../rounding";
 import { inverseOf, stored, widened } from "./halves";
@@ -11,7 +12,7 @@ const END: usize = turned + 16 * 32;
 /** The values less their weighted mean lie so far behind the values; `PRODUCTS` are of these. */
 const CENTRED: usize = 16 * 32;
 
-const SPANS: i32 = 14;
+const SPANS: i32 = 10;
 const PLACES: i32 = 5;
 const MARGIN: f32 = 0.45;
 const ROUNDS: i32 = 3;
@@ -174,7 +175,7 @@ function settleSpan(): void {
   for (let t = 0; t < SPANS; t++) {
     attemptSpan(span, unit, top, weighted);
     settleSpan();
-    span *= <f32>1.0368;
+    span *= <f32>1.0536;
   }
   foundInverse = bestInverse;
   foundShift = bestShift;
@@ -215,9 +216,9 @@ function settleSpan(): void {
   attempt(by, f32x4.mul(f32x4.sub(mean, offset), by), top, weighted);
 }
 
-/** Finds stored scales and offsets of the blocks at `turned`. */
+/** Finds stored scales and offsets of the blocks at `turned`, given those that ggml's method finds with weights. */
 // @ts-ignore: decorator
-@inline function searchOffset(top: f32, weighted: bool): void {
+@inline function searchOffset(top: f32, weighted: bool, scales: v128, offsets: v128): void {
   centre(weighted);
   const lowest = stored(low);
   const flat = f32x4.le(range, i32x4.splat(0));
@@ -242,6 +243,7 @@ function settleSpan(): void {
     const d = widened(i32x4.max_s(i32x4.min_s(near, i32x4.splat(0x7bff)), i32x4.splat(0)));
     compare(d, offsetFor(d), top, weighted);
   }
+  if (weighted) compare(stored(scales), stored(offsets), top, true);
   leastScale = v128.andnot(leastScale, flat);
   leastOffset = v128.bitselect(lowest, leastOffset, flat);
 }
@@ -283,11 +285,15 @@ function settleSpan(): void {
   values: i32,
   top: f32,
   weighted: bool,
+  mean: f32,
 ): void {
   const bytes: usize = top > 15 ? 24 : 20;
+  let later = false;
   for (let blocks = values / 32; blocks > 0; blocks -= 4) {
+    if (weighted && !later) fitBlocks(x, blocks, importance, mean, top);
     turnBlocks(x, 32, blocks, importance, weighted);
-    searchOffset(top, weighted);
+    searchOffset(top, weighted, foundScales(later), foundOffsets(later));
+    later = !later;
     const d = leastScale;
     const m = leastOffset;
     storeBlock(lane0, f32x4.extract_lane(d, 0), f32x4.extract_lane(m, 0), top, output);
@@ -305,12 +311,14 @@ function settleSpan(): void {
   }
 }
 
-export function searchQ4_1(x: usize, weights: usize, output: usize, values: i32): void {
-  if (weights === 0) encodeBlocks(x, 0, output, values, 15, false);
-  else encodeBlocks(x, weights - x, output, values, 15, true);
+/** See `searchBlocks`; `meanSquare` is of the row. */
+export function searchQ4_1(x: usize, weights: usize, output: usize, values: i32, meanSquare: f32): void {
+  if (weights === 0) encodeBlocks(x, 0, output, values, 15, false, 0);
+  else encodeBlocks(x, weights - x, output, values, 15, true, meanSquare);
 }
 
-export function searchQ5_1(x: usize, weights: usize, output: usize, values: i32): void {
-  if (weights === 0) encodeBlocks(x, 0, output, values, 31, false);
-  else encodeBlocks(x, weights - x, output, values, 31, true);
+/** See `searchBlocks`; `meanSquare` is of the row. */
+export function searchQ5_1(x: usize, weights: usize, output: usize, values: i32, meanSquare: f32): void {
+  if (weights === 0) encodeBlocks(x, 0, output, values, 31, false, 0);
+  else encodeBlocks(x, weights - x, output, values, 31, true, meanSquare);
 }

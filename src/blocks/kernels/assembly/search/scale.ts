@@ -5,7 +5,7 @@ import { inverseOf, stored } from "./halves";
 import { PRODUCTS, turned, WEIGHTS } from "./lanes";
 
 /** Largest magnitude that is nearest to 0 under every scale but 0 that a half can hold: 2^-25. */
-const NEGLIGIBLE: f32 = reinterpret<f32>(102 << 23);
+export const NEGLIGIBLE: f32 = reinterpret<f32>(102 << 23);
 
 /** The best trial: inverse scale, its best scale, and by how much that lowers the error of zeros. */
 let inverse: v128 = i32x4.splat(0);
@@ -135,6 +135,7 @@ function settle(tried: v128, product: v128, square: v128): void {
  * @param near more trials, each `nearRatio` times the last; then `far` with `farRatio`
  * @param fine trials on either side of the best of those, `fineStep` parts of it apart
  * @param rounds how often the scale is stored and fitted anew
+ * @param more whether there are other scales to compare, which are `others`
  */
 // @ts-ignore: decorator
 @inline export function searchScale(
@@ -150,6 +151,8 @@ function settle(tried: v128, product: v128, square: v128): void {
   fine: i32,
   fineStep: f32,
   rounds: i32,
+  more: bool,
+  others: v128,
 ): v128 {
   const symmetric = lowest == -highest;
   findExtreme(values, weighted);
@@ -192,5 +195,6 @@ function settle(tried: v128, product: v128, square: v128): void {
   }
   for (let round = 1; round < rounds; round++) measure(stored(fit), values, lowest, highest, true, weighted);
   measure(stored(fit), values, lowest, highest, false, weighted);
+  if (more) measure(stored(others), values, lowest, highest, false, weighted);
   return v128.andnot(best, nothing);
 }

@@ -3,7 +3,7 @@
 import { floatOf } from "../half";
 import { codes as bytesOf3, levels as levelsOf3, packCodes, packLevels } from "../k/q3_k";
 import { encodeSymmetric } from "../k/symmetric";
-import { levels as levelsOf6, pack } from "../q6_k";
+import { levels as levelsOf6, pack, q6_k, weightedQ6_K } from "../q6_k";
 import { MAGIC } from "../rounding";
 import { block, extremesOf, PRODUCTS, turnBlock, WEIGHTS } from "./symmetric-block";
 import { beginRefining, compare, refine, refined } from "./symmetric-refine";
@@ -146,7 +146,7 @@ const MIRRORED: usize = 8 * 16;
   for (let s: usize = 0; s < 16; s++) store<u8>(to + s, <i32>load<f32>(codes + 4 * s) + bound);
 }
 
-/** What ggml's method makes of the values. */
+/** What ggml's method makes of the values, or of a block of them. */
 const blocks: usize = memory.data(4096 / 256 * 110, 16);
 
 /** Takes the scales of a block of Q3_K that ggml's method made where they lose less. */
@@ -188,17 +188,26 @@ export function searchQ3_K(x: usize, weights: usize, output: usize, values: i32)
   }
 }
 
+/** Takes the scales over that ggml's method finds for a block of Q6_K where they lose less. */
+function compareGgmls(x: usize, weights: usize): void {
+  if (weights === 0) q6_k<f32>(x, blocks, VALUES);
+  else weightedQ6_K(x, weights, blocks, VALUES);
+  for (let s: usize = 0; s < 16; s++) store<f32>(codes + 4 * s, <f32>load<i8>(blocks + s, 192));
+  compare(load<u16>(blocks, 208), 16, 4, 32);
+}
+
 /** Q6_K: see `searchBlocks`. */
 export function searchQ6_K(x: usize, weights: usize, output: usize, values: i32): void {
   for (let i = 0; i < values; i += VALUES) {
     turnBlock(x, weights, 16, 4, false);
-    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 28, 32, false);
-    const start = chooseStep(4, 7, 128, 0.984375, 0.00390625, 32);
+    for (let g: usize = 0; g < 4; g++) tryGroup(g, 33.3125, -0.4375, 20, 32, false);
+    const start = chooseStep(4, 5, 128, 0.984375, 0.00390625, 32);
     if (start === 0) {
       memory.fill(output, 0, Q6_BYTES);
     } else {
       beginRefining();
       refine(start, 16, 4, 128, 32, 3);
+      compareGgmls(x, weights);
       const half = refined();
       store<u16>(output, half, 208);
       writeCodes(0, output + 192);

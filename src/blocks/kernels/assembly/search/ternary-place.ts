@@ -96,8 +96,7 @@ const sums: usize = memory.data(2 * 32, 16);
     i16x8.min_u(
       i16x8.min_u(v128.load(sums), v128.load(sums, 16)),
       i16x8.min_u(v128.load(sums, 32), v128.load(sums, 48)),
-    ),
-  );
+    ), true);
   const at = list + <usize>(place & 15) + 32 * <usize>(place >> 4);
   return vectorOf(load<u8>(at), load<u8>(at, 16));
 }

@@ -48,7 +48,7 @@ const found: usize = memory.data(56, 16);
 function searchTogether(x: usize, weights: usize, output: usize, values: i32): void {
   for (let j = 0; j < values; j += 256) {
     readBlock(x, weights, true);
-    const half = searchBlock(x, 32, TERNARY_TOGETHER);
+    const half = searchBlock(x, 32, TERNARY_TOGETHER, false);
     if (half === 0) memory.fill(found, 0, 50);
     else putTogether(half);
     if (!(lossTogether(x, weights, output) < lossTogether(x, weights, found))) memory.copy(output, found, 50);
@@ -62,7 +62,7 @@ function searchTogether(x: usize, weights: usize, output: usize, values: i32): v
 function searchApart(x: usize, weights: usize, output: usize, values: i32): void {
   for (let j = 0; j < values; j += 256) {
     readBlock(x, weights, true);
-    const half = searchBlock(x, 16, TERNARY_APART);
+    const half = searchBlock(x, 16, TERNARY_APART, false);
     if (half === 0) memory.fill(found, 0, 56);
     else putApart(half);
     if (!(lossApart(x, weights, output) < lossApart(x, weights, found))) memory.copy(output, found, 56);
