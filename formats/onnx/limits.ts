@@ -13,7 +13,7 @@ export const MAX_GRAPH_BYTES = 2 ** 29;
 /** Messages inside each other; libraries stop at 100. Real: 10, an If in the body of a Loop. */
 export const MAX_NESTING = 64;
 
-/** Messages in all; each costs some 200 bytes of heap. Real: 900,000, a mixture of experts unrolled to 183,000 nodes. */
+/** Messages in all; each costs up to 500 bytes of heap. Real: 900,000, a mixture of experts unrolled to 183,000 nodes. */
 export const MAX_MESSAGES = 2 ** 21;
 
 /** Texts and numbers in lists, in all; a 64-bit number costs 40 bytes of heap. Real: a million, in the same file. */

@@ -84,7 +84,10 @@ function valueToWire(field: Field, value: unknown, path: string, depth: number):
 
 function messageToWire(message: Message, value: object, path: string, depth: number): object {
   if (depth > MAX_NESTING) {
-    throw new OnnxError("onnx-limit", `${path} is nested deeper than ${MAX_NESTING} messages.`);
+    throw new OnnxError(
+      "onnx-limit",
+      `${path.slice(0, 100)}… is nested deeper than ${MAX_NESTING} messages.`,
+    );
   }
   const wire: Record<string, unknown> = {};
   for (const [name, given] of Object.entries(value) as [string, unknown][]) {

@@ -1,3 +1,4 @@
+import { shown } from "../errors.js";
 import { openFile } from "../file-source.js";
 import type { ByteSource, OpenSource } from "../source.js";
 import { decodeModel } from "./codec.js";
@@ -56,12 +57,16 @@ async function readAll(source: ByteSource, maximum: number): Promise<Uint8Array>
 
 /** @returns the version of ONNX's own operators */
 function checkOpsets(file: string, { irVersion, opsetImport }: ModelProto): number {
-  const domains = opsetImport.map(({ domain }) => (isOnnxDomain(domain) ? "" : domain));
-  const twice = domains.find((domain, index) => domains.indexOf(domain) !== index);
-  if (twice !== undefined) {
-    throw new OnnxError("onnx-opset", `${file}: the operators of ${twice || "ONNX"} are imported twice.`);
+  const versions = new Map<string, number>();
+  for (const { domain: named, version } of opsetImport) {
+    const domain = isOnnxDomain(named) ? "" : named;
+    if (versions.has(domain)) {
+      const whose = domain === "" ? "ONNX" : shown(domain);
+      throw new OnnxError("onnx-opset", `${file}: the operators of ${whose} are imported twice.`);
+    }
+    versions.set(domain, version);
   }
-  const opset = opsetImport[domains.indexOf("")]?.version;
+  const opset = versions.get("");
   if (opset === undefined) {
     throw new OnnxError("onnx-opset", `${file}: the version of ONNX's own operators is missing.`);
   }
