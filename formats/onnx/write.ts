@@ -10,7 +10,6 @@ import {
 import { OnnxError } from "./errors.js";
 import type { ExternalDataLayout } from "./plan.js";
 
-export { encodeModel } from "./codec.js";
 export { planExternalData } from "./plan.js";
 
 /** The files of one ONNX model in the making: part 0 is the graph, the others are its data files. */

@@ -42,12 +42,13 @@ describe("a model", () => {
   });
 
   test("of onnx-proto is understood", async () => {
+    const { INT } = onnx.AttributeProto.AttributeType;
     const theirs = onnx.ModelProto.encode({
       irVersion: 10,
       opsetImport: [{ domain: "", version: 22 }],
       graph: {
         name: "theirs",
-        node: [{ opType: "Cast", input: ["x"], output: ["y"], attribute: [{ name: "to", type: 2, i: 0 }] }],
+        node: [{ opType: "Cast", input: ["x"], output: ["y"], attribute: [{ name: "to", type: INT, i: 0 }] }],
         initializer: [{ name: "w", dataType: 1, dims: [0, 3] }],
         input: [
           {

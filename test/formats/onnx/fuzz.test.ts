@@ -88,10 +88,10 @@ test("damaged files are read or refused with an OnnxError", async () => {
 
 test("bytes at random are refused", async () => {
   const next = random(8);
+  let read = 0;
   for (let run = 0; run < campaignRuns(20_000); run++) {
-    await isRead(
-      Uint8Array.from({ length: next(60) }, () => next(256)),
-      `run ${run}`,
-    );
+    const bytes = Uint8Array.from({ length: next(60) }, () => next(256));
+    if (await isRead(bytes, `run ${run}`)) read += 1;
   }
+  expect(read).toBe(0);
 });

@@ -128,9 +128,9 @@ describe.skipIf(runtime === undefined)("ONNX Runtime", () => {
       [bits, expectedBits],
       [twice, expectedTwice],
     ] as const) {
-      expect(found?.dims).toEqual([3, N]);
+      expect(found!.dims).toEqual([3, N]);
       for (const [index, value] of expected.entries()) {
-        expect((found?.data as Float32Array)[index]).toBeCloseTo(value, 3);
+        expect((found!.data as Float32Array)[index]).toBeCloseTo(value, 3);
       }
     }
   });
