@@ -14,3 +14,6 @@ export interface ByteSource {
   read(target: Uint8Array, position: number): Promise<void>;
   close(): Promise<void>;
 }
+
+/** How a path (or address) becomes a source. */
+export type OpenSource = (path: string) => Promise<ByteSource>;

@@ -1,5 +1,6 @@
+import { padTo } from "../padding.js";
 import { GgufError } from "./errors.js";
-import { GGUF_MAGIC, GGUF_VERSION, padTo, shown, TYPED_ARRAYS } from "./format.js";
+import { GGUF_MAGIC, GGUF_VERSION, shown, TYPED_ARRAYS } from "./format.js";
 import { MAX_ARRAY_ELEMENTS, MAX_HEADER_BYTES, MAX_STRING_BYTES } from "./limits.js";
 import { encodeUtf8, GgufStrings } from "./strings.js";
 import { tensorType } from "./tensor-types.js";

@@ -40,11 +40,6 @@ export const TYPED_ARRAYS = {
   i64: BigInt64Array,
 } as const;
 
-/** `offset` rounded up to a multiple of `alignment`; unlike bit tricks, right above 2^32 too. */
-export function padTo(offset: number, alignment: number): number {
-  return Math.ceil(offset / alignment) * alignment;
-}
-
 /** A name from a file, quoted and cut short for a message. */
 export function shown(name: string): string {
   return JSON.stringify(name.length > 100 ? `${name.slice(0, 100)}…` : name);

@@ -1,13 +1,6 @@
+import { padTo } from "../padding.js";
 import type { ByteSource } from "../source.js";
-import {
-  ALIGNMENT_KEY,
-  DEFAULT_ALIGNMENT,
-  GGUF_MAGIC,
-  padTo,
-  shown,
-  TYPED_ARRAYS,
-  VALUE_BYTES,
-} from "./format.js";
+import { ALIGNMENT_KEY, DEFAULT_ALIGNMENT, GGUF_MAGIC, shown, TYPED_ARRAYS, VALUE_BYTES } from "./format.js";
 import { HeaderReader } from "./header-reader.js";
 import {
   MAX_DIMENSIONS,

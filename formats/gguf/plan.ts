@@ -1,6 +1,7 @@
+import { padTo } from "../padding.js";
 import { encodeHeader, type TensorInfo } from "./encode.js";
 import { GgufError } from "./errors.js";
-import { ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padTo, shown } from "./format.js";
+import { ALIGNMENT_KEY, DEFAULT_ALIGNMENT, shown } from "./format.js";
 import {
   MAX_DIMENSIONS,
   MAX_KEY_BYTES,

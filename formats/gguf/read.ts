@@ -1,5 +1,5 @@
 import { openFile } from "../file-source.js";
-import type { ByteSource } from "../source.js";
+import type { OpenSource } from "../source.js";
 import { GgufError } from "./errors.js";
 import { shown } from "./format.js";
 import { readGguf } from "./header.js";
@@ -7,9 +7,6 @@ import { parsePartName, partName, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, type Par
 import type { GgufFile, GgufMetadata, GgufModel } from "./types.js";
 
 export { readGguf } from "./header.js";
-
-/** How a path (or address) becomes a source. */
-export type OpenSource = (path: string) => Promise<ByteSource>;
 
 interface Part {
   readonly path: string;

@@ -1,155 +1,30 @@
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
-import { checkOutput, outputFailure, syncFolder, writeFully } from "../../src/base/atomic-file.js";
+import {
+  createOutput,
+  type OutputFiles,
+  type OutputOptions,
+  type PlannedFile,
+  reopenOutput,
+} from "../output-files.js";
 import type { GgufLayout } from "./plan.js";
 import { partNames } from "./split.js";
-import type { GgufTensor } from "./types.js";
 
+export { partialPath } from "../output-files.js";
 export { planGguf } from "./plan.js";
 export { partNames } from "./split.js";
 
-/** Name of a file until it is complete. */
-export function partialPath(path: string): string {
-  return `${path}.partial`;
-}
+/** The files of one GGUF model in the making. */
+export type GgufOutput = OutputFiles;
 
-/** One file in the making. */
-export interface GgufOutputPart {
-  /** Where the file will appear. */
-  readonly path: string;
-  /** Where it lies until then; workers open it themselves and write tensor data at the layout's offsets. */
-  readonly temporaryPath: string;
-}
-
-interface OpenPart extends GgufOutputPart {
-  readonly handle: FileHandle;
-}
-
-/** Runs a step on one file; what the system objects to is told with the file's name. */
-async function attempt<T>(path: string, step: Promise<T>): Promise<T> {
-  try {
-    return await step;
-  } catch (error) {
-    throw outputFailure(path, error);
-  }
+function plannedFiles(outputPath: string, { parts }: GgufLayout): PlannedFile[] {
+  return partNames(outputPath, parts.length).map((path, index) => {
+    const { header, size } = parts[index]!;
+    return { path, size, head: header };
+  });
 }
 
 /**
- * The files of one GGUF model in the making; `commit`, `abort` or `suspend` has to be called. They are
- * named `<path>.partial` and outlive the process, so that a later one can go on.
- */
-export class GgufOutput {
-  readonly parts: readonly GgufOutputPart[];
-  readonly #files: readonly OpenPart[];
-  #open = true;
-  /** Whether the temporary files are still this object's to rename or remove. */
-  #owned = true;
-
-  /** Use `createGguf` or `reopenGguf`. */
-  constructor(files: readonly OpenPart[]) {
-    this.parts = files.map(({ path, temporaryPath }) => ({ path, temporaryPath }));
-    this.#files = files;
-  }
-
-  /**
-   * Writes a piece of a tensor's data; pieces may come in any order.
-   *
-   * @param tensor one of the layout's
-   * @param start offset in the tensor's data in bytes
-   * @throws OutputError when the disk does not take it
-   */
-  async writeTensorRange(tensor: GgufTensor, start: number, bytes: Uint8Array): Promise<void> {
-    if (!Number.isSafeInteger(start) || start < 0 || start + bytes.length > tensor.byteLength) {
-      throw new RangeError(
-        `Bytes ${start} to ${start + bytes.length} lie outside tensor ${tensor.name} of ${tensor.byteLength} bytes`,
-      );
-    }
-    const { path, handle } = this.#files[tensor.part]!;
-    await attempt(path, writeFully(handle, bytes, tensor.offset + start));
-  }
-
-  /**
-   * Brings everything that was written, by workers too, to the disk.
-   *
-   * @throws OutputError when the disk does not take it
-   */
-  async sync(): Promise<void> {
-    for (const { path, handle } of this.#files) await attempt(path, handle.datasync());
-  }
-
-  /**
-   * Makes all files appear under their names. What can fail for lack of space is done for all of them
-   * before the first appears; the first part, which programs are pointed at, comes last. When one fails
-   * nevertheless, those that have appeared get their temporary names back, and nothing that was written
-   * is lost: `abort` or `suspend` is still to be called.
-   *
-   * @throws OutputError when the disk or the folder does not play along
-   */
-  async commit(): Promise<void> {
-    for (const { path, handle } of this.#files) await attempt(path, handle.sync());
-    await this.#close();
-    const renamed: GgufOutputPart[] = [];
-    try {
-      for (const part of this.parts.toReversed()) {
-        await attempt(part.path, rename(part.temporaryPath, part.path));
-        renamed.push(part);
-      }
-      const { path } = this.parts[0]!;
-      await attempt(path, syncFolder(dirname(path)));
-    } catch (error) {
-      // Also where a file was replaced, which is gone in any case: new parts among old ones would look whole.
-      await Promise.allSettled(renamed.map(({ path, temporaryPath }) => rename(path, temporaryPath)));
-      throw error;
-    }
-    this.#owned = false;
-  }
-
-  /** Closes and removes the temporary files. Does nothing once the output is settled. */
-  async abort(): Promise<void> {
-    await this.#close().catch(() => {
-      // Late write errors surface on close; the files are thrown away.
-    });
-    if (!this.#owned) return;
-    this.#owned = false;
-    await Promise.all(this.parts.map(({ temporaryPath }) => rm(temporaryPath, { force: true })));
-  }
-
-  /**
-   * Closes the temporary files and leaves them to `reopenGguf`. Does nothing once the output is settled.
-   *
-   * @throws OutputError when a late write error comes to light
-   */
-  async suspend(): Promise<void> {
-    this.#owned = false;
-    await this.#close();
-  }
-
-  async #close(): Promise<void> {
-    if (!this.#open) return;
-    this.#open = false;
-    await Promise.all(this.#files.map(({ path, handle }) => attempt(path, handle.close())));
-  }
-}
-
-export interface GgufOutputOptions {
-  /** Whether files that are there already may be replaced; false when left out. Looked at once, on opening. */
-  readonly overwrite?: boolean;
-}
-
-async function outputPaths(
-  outputPath: string,
-  layout: GgufLayout,
-  { overwrite = false }: GgufOutputOptions,
-): Promise<string[]> {
-  const paths = partNames(outputPath, layout.parts.length);
-  for (const path of paths) await checkOutput(path, overwrite);
-  return paths;
-}
-
-/**
- * Makes the files of a layout under temporary names, at their full size and with their headers; the
- * tensor data is a hole that reads as zeros, and so is the padding for good. What an earlier run left
- * under these names is thrown away.
+ * Makes the files of a layout under temporary names, at their full size and with their headers (see
+ * `createOutput`).
  *
  * @param outputPath path of the model; several parts get llama.cpp's names (see partNames)
  * @throws OutputError when a file cannot be made, or is there and `overwrite` is not set
@@ -157,30 +32,13 @@ async function outputPaths(
 export async function createGguf(
   outputPath: string,
   layout: GgufLayout,
-  options: GgufOutputOptions = {},
+  options: OutputOptions = {},
 ): Promise<GgufOutput> {
-  const paths = await outputPaths(outputPath, layout, options);
-  const files: OpenPart[] = [];
-  try {
-    for (const [index, path] of paths.entries()) {
-      const { header, size } = layout.parts[index]!;
-      const temporaryPath = partialPath(path);
-      const handle = await attempt(path, open(temporaryPath, "w"));
-      files.push({ path, temporaryPath, handle });
-      await attempt(path, handle.truncate(size));
-      await attempt(path, writeFully(handle, header, 0));
-    }
-    return new GgufOutput(files);
-  } catch (error) {
-    await new GgufOutput(files).abort();
-    throw error;
-  }
+  return createOutput(plannedFiles(outputPath, layout), options);
 }
 
 /**
- * Opens the temporary files that a suspended or killed run left, with what it wrote. That they are of the
- * same layout is the caller's to know; only their sizes are checked. The headers are written anew, so that of
- * what a crash can have spoilt only the tensors are left to look at.
+ * Opens the temporary files that a suspended or killed run left, with what it wrote (see `reopenOutput`).
  *
  * @param outputPath as given to `createGguf`
  * @returns undefined when a file is missing or has another size: there is nothing to go on from
@@ -189,37 +47,7 @@ export async function createGguf(
 export async function reopenGguf(
   outputPath: string,
   layout: GgufLayout,
-  options: GgufOutputOptions = {},
+  options: OutputOptions = {},
 ): Promise<GgufOutput | undefined> {
-  const paths = await outputPaths(outputPath, layout, options);
-  const files: OpenPart[] = [];
-  let fits = true;
-  try {
-    for (const [index, path] of paths.entries()) {
-      const temporaryPath = partialPath(path);
-      const handle = await attempt(path, openIfThere(temporaryPath));
-      if (handle !== undefined) files.push({ path, temporaryPath, handle });
-      fits &&= (await handle?.stat())?.size === layout.parts[index]!.size;
-    }
-    if (fits) {
-      for (const [index, { path, handle }] of files.entries())
-        await attempt(path, writeFully(handle, layout.parts[index]!.header, 0));
-    }
-  } catch (error) {
-    await new GgufOutput(files).suspend();
-    throw error;
-  }
-  const output = new GgufOutput(files);
-  if (fits) return output;
-  await output.suspend();
-  return undefined;
-}
-
-async function openIfThere(path: string): Promise<FileHandle | undefined> {
-  try {
-    return await open(path, "r+");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
-  }
+  return reopenOutput(plannedFiles(outputPath, layout), options);
 }
