@@ -14,8 +14,11 @@ import { randomFrom } from "../support/weights.js";
 
 const REFERENCE = join(packageRoot, "fixtures", "reference");
 const VOCABULARY = 1024;
-/** Leaving out the least of the rules costs more. */
-const LLAMA_TOLERANCE = 2e-3;
+/**
+ * Twice what half precision costs. Router weights that do not sum to one cost 3.4e-3, because a norm behind
+ * them hides all but epsilon's share; a window off by one costs 0.05.
+ */
+const LLAMA_TOLERANCE = 3e-3;
 
 /** Root of the mean square of the differences, in units of that of the expected values. */
 function relativeError(values: Float64Array, expected: Float32Array | Float64Array): number {
@@ -134,13 +137,13 @@ describe("the forward pass and llama.cpp agree on", () => {
     await makeCheckpoint(folder, { ...options, spread: trainedSpread });
     const model = await readTextModel(folder);
     const [artifact] = await convert(
-      convertRequest({ source: folder }),
+      convertRequest({ source: folder, threads: 1 }),
       silent,
       new AbortController().signal,
     );
     const { handle } = await engine.load(artifact?.files[0] ?? "", { threads: 1, context: 128 });
     // Shorter and longer than the sliding window of 64.
-    for (const count of [12, 80]) {
+    for (const count of [12, 70]) {
       const tokens = randomTokens(count, count);
       const [scores] = await engine.score([handle], [{ tokens, first: 0 }], {
         visitor: new URL("../engines/llama/visitors/logits.mjs", import.meta.url),
@@ -148,7 +151,7 @@ describe("the forward pass and llama.cpp agree on", () => {
       const { columns, values } = scores!;
       const expected = values.filter((_, index) => index % columns < VOCABULARY);
       const logits = forward(model, tokens).subarray(0, -VOCABULARY);
-      // About 1e-3: llama.cpp keeps keys, values and GELU in half precision.
+      // 0.7e-3 to 1.5e-3: llama.cpp keeps keys, values and GELU in half precision.
       expect(relativeError(logits, expected)).toBeLessThan(LLAMA_TOLERANCE);
     }
     await engine.unload(handle);
