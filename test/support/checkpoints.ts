@@ -87,6 +87,14 @@ export interface CheckpointOptions {
   readonly add?: Readonly<Record<string, readonly number[]>>;
   /** Shapes to give to tensors, by their names without the prefix. */
   readonly reshape?: Readonly<Record<string, readonly number[]>>;
+  /** How the values of a tensor lie, by its name without the prefix; undefined for the usual way. */
+  readonly spread?: (name: string) => Spread | undefined;
+}
+
+/** Mean and standard deviation of random values. */
+export interface Spread {
+  readonly mean: number;
+  readonly deviation: number;
 }
 
 export interface MadeCheckpoint {
@@ -99,12 +107,16 @@ export interface MadeCheckpoint {
 interface Tensor {
   readonly name: string;
   readonly shape: readonly number[];
-  /** Norms and scales lie around 1, matrices around 0. */
-  readonly centre: number;
+  readonly spread: Spread;
+}
+
+/** Norms and scales lie around 1, matrices around 0. */
+function usualSpread(shape: readonly number[]): Spread {
+  return { mean: shape.length === 1 ? 1 : 0, deviation: 0.02 };
 }
 
 /** Normal-looking values from the four bytes of one step of a linear generator. */
-function fill(count: number, centre: number, seed: number): Float32Array {
+function fill(count: number, { mean, deviation }: Spread, seed: number): Float32Array {
   const values = new Float32Array(count);
   let state = Math.imul(seed, 0x9e3779b1) | 1;
   for (let index = 0; index < count; index++) {
@@ -113,7 +125,7 @@ function fill(count: number, centre: number, seed: number): Float32Array {
     state ^= state << 5;
     const sum = (state & 255) + ((state >>> 8) & 255) + ((state >>> 16) & 255) + (state >>> 24);
     // A sum of four uniform bytes has mean 510 and standard deviation 147.8.
-    values[index] = centre + (0.02 * (sum - 510)) / 147.8;
+    values[index] = mean + (deviation * (sum - 510)) / 147.8;
   }
   return values;
 }
@@ -159,7 +171,7 @@ function safetensorsHeader(tensors: readonly Tensor[], dtype: "BF16" | "F16" | "
 /** One safetensors file. */
 function safetensors(tensors: readonly Tensor[], dtype: "BF16" | "F16" | "F32", seed: number): Buffer {
   const data = tensors.map((tensor, index) =>
-    encode(fill(valuesOf(tensor), tensor.centre, seed + index), dtype),
+    encode(fill(valuesOf(tensor), tensor.spread, seed + index), dtype),
   );
   return Buffer.concat([safetensorsHeader(tensors, dtype), ...data]);
 }
@@ -176,7 +188,7 @@ async function writeSparse(path: string, tensors: readonly Tensor[], seed: numbe
     let offset = header.length;
     for (const [index, tensor] of tensors.entries()) {
       const count = valuesOf(tensor);
-      const bytes = encode(fill(Math.min(count, SPARSE_VALUES), tensor.centre, seed + index), "BF16");
+      const bytes = encode(fill(Math.min(count, SPARSE_VALUES), tensor.spread, seed + index), "BF16");
       await file.write(bytes, 0, bytes.length, offset);
       offset += count * 2;
     }
@@ -255,9 +267,13 @@ export async function makeCheckpoint(
     ...kept.map((weight: Weight) => ({
       name: weight.role === "head" ? weight.name : prefix + weight.name,
       shape: reshape[weight.name] ?? weight.shape,
-      centre: weight.shape.length === 1 ? 1 : 0,
+      spread: options.spread?.(weight.name) ?? usualSpread(weight.shape),
     })),
-    ...Object.entries(add).map(([name, shape]) => ({ name, shape, centre: 0 })),
+    ...Object.entries(add).map(([name, shape]) => ({
+      name,
+      shape,
+      spread: { mean: 0, deviation: 0.02 },
+    })),
   ].toSorted((a, b) => (a.name < b.name ? -1 : 1));
   if (options.sparse === true)
     await writeSparse(join(folder, "model.safetensors"), tensors, seed * 1_000_003);
