@@ -15,10 +15,10 @@ const count = 32;
 /** Levels that the range of the values is spread over in the first trials: this part of the highest level… */
 const firstSpan = 12.5 / 15;
 /** …and in each of the others this many times the last, up to the part 20/15. */
-const spanRatio = 1.0536;
-const spans = 10;
+const spanRatio = 1.0437;
+const spans = 12;
 /** Places tried for each span, from the range resting on the lowest level to resting on the highest, and beyond. */
-const places = 5;
+const places = 4;
 /** How far beyond. */
 const margin = 0.45;
 /** Trials around the best: stretched by so many steps of this part (of 15 levels), shifted by steps of levels. */

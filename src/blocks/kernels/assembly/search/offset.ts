@@ -12,8 +12,8 @@ const END: usize = turned + 16 * 32;
 /** The values less their weighted mean lie so far behind the values; `PRODUCTS` are of these. */
 const CENTRED: usize = 16 * 32;
 
-const SPANS: i32 = 10;
-const PLACES: i32 = 5;
+const SPANS: i32 = 12;
+const PLACES: i32 = 4;
 const MARGIN: f32 = 0.45;
 const ROUNDS: i32 = 3;
 
@@ -175,7 +175,7 @@ function settleSpan(): void {
   for (let t = 0; t < SPANS; t++) {
     attemptSpan(span, unit, top, weighted);
     settleSpan();
-    span *= <f32>1.0536;
+    span *= <f32>1.0437;
   }
   foundInverse = bestInverse;
   foundShift = bestShift;
