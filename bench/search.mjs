@@ -227,7 +227,8 @@ async function speeds(type) {
   return Object.fromEntries(Object.entries(found).map(([name, list]) => [name, median(list)]));
 }
 
-const ppm = (value) => (value * 1e6).toFixed(1).padStart(10);
+const ppm = (value) => (Number.isFinite(value) ? (value * 1e6).toFixed(1) : "").padStart(10);
+const percent = (share) => (Number.isFinite(share) ? `${(share * 100).toFixed(1)} %` : "");
 
 const data = await samples();
 const results = [];
@@ -275,11 +276,9 @@ for (const type of flags.only.split(",")) {
         (given ? "yes" : "no").padEnd(10),
         ppm(result.ggmlError),
         ppm(result.searchError),
-        `${((1 - result.searchError / result.ggmlError) * 100).toFixed(1)} %`.padStart(8),
-        result.gapClosed === null
-          ? "".padStart(10)
-          : `${((1 - result.scanOverGgml) * 100).toFixed(1)} %`.padStart(10),
-        (result.gapClosed === null ? "" : `${(result.gapClosed * 100).toFixed(1)} %`).padStart(11),
+        percent(1 - result.searchError / result.ggmlError).padStart(8),
+        (result.scanOverGgml === null ? "" : percent(1 - result.scanOverGgml)).padStart(10),
+        (result.gapClosed === null ? "" : percent(result.gapClosed)).padStart(11),
         `${totals.above}/${data.length} above`.padStart(12),
         speed.search.toFixed(0).padStart(7),
         speed.ggml.toFixed(0).padStart(7),
