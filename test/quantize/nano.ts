@@ -23,7 +23,14 @@ export async function prepare(
   const config = await readConfig(folder);
   const checkpoint = await openCheckpoint(folder);
   const { weights } = bindCheckpoint(config, checkpoint);
-  const plan = planCheckpoint({ config, weights, shards: checkpoint.shards, keepUnusedKv: true, ...options });
+  const plan = planCheckpoint({
+    config,
+    weights,
+    shards: checkpoint.shards,
+    keepUnusedKv: true,
+    method: "ggml",
+    ...options,
+  });
   const metadata = ggufMetadata({
     config,
     generation: await readGeneration(folder),
