@@ -28,7 +28,6 @@ export async function prepare(
     weights,
     shards: checkpoint.shards,
     keepUnusedKv: true,
-    method: "ggml",
     ...options,
   });
   const metadata = ggufMetadata({
