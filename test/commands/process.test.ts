@@ -16,8 +16,7 @@ const MiB = 2 ** 20;
 const ESCAPE = "\u001B";
 
 function convertArgs(checkpoint: string, out: string, type = "q4_0"): string[] {
-  const what = ["--to", "gguf", "--type", type, "--method", "ggml"];
-  return ["convert", checkpoint, ...what, "--out", out, "--threads", "1"];
+  return ["convert", checkpoint, "--to", "gguf", "--type", type, "--out", out, "--threads", "1"];
 }
 
 /** The one JSON value on stdout; two of them, or words beside it, would not parse. */
