@@ -88,7 +88,7 @@ describe("figures of the miniature checkpoint", () => {
         Math.abs(referencePerplexity.value / (figures.get("f32") as Figure).perplexity - 1),
       ).toBeLessThan(0.002);
       // The figures' windows begin with another token; a model that fell apart feels it more.
-      const tolerance = 0.002 * (1 + figure.divergence);
+      const tolerance = figure.divergence < 1 ? 0.002 : 0.005;
       expect(Math.abs(found.perplexity.value / figure.perplexity - 1)).toBeLessThan(tolerance);
       // Six decimals are all that figures.txt has: BF16's 0.000004 is one digit, and no ratio can be asked of it.
       expect(divergence.value).toBeGreaterThan(name === "bf16" ? 0 : 0.95 * figure.divergence);
