@@ -180,7 +180,8 @@ describe("redo", () => {
     await breakOff(output);
     const finished = await finishedIn(output);
     const first = finished[0] ?? "";
-    const pattern = first.toUpperCase().replaceAll(".", "\\.");
+    // Whole, or it would match per_layer_token_embd too, which the second stop does not wait for.
+    const pattern = `^${first.toUpperCase().replaceAll(".", "\\.")}$`;
     await breakOff(output, { redo: pattern });
     const since = await finishedIn(output);
     expect(since).toEqual(expect.arrayContaining(finished));
