@@ -18,6 +18,8 @@ export interface PointKind {
   /** Scales that are tried to either side of the guess, and by how much of it they differ. */
   readonly reach: number;
   readonly step: number;
+  /** How many more are tried beyond the last of these, as long as it gets better. */
+  readonly further: number;
   /** Levels on which more trials put the largest value, where that makes their scales larger than all of those. */
   readonly reaches: readonly number[];
   /** How often the whole block is placed at the scales to be stored. */
@@ -68,6 +70,7 @@ export const iq2_xxs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.06),
   reach: 1,
+  further: 2,
   reaches: [],
   rounds: 1,
   step: fround(0.13),
@@ -92,6 +95,7 @@ export const iq2_xs: LatticeKind = {
   ofMean: fround(0.22),
   ofLargest: fround(0.05),
   reach: 2,
+  further: 2,
   reaches: [],
   rounds: 2,
   step: fround(0.11),
@@ -117,6 +121,7 @@ export const iq2_s: LatticeKind = {
   ofMean: fround(0.2),
   ofLargest: fround(0.07),
   reach: 1,
+  further: 0,
   reaches: [],
   rounds: 1,
   step: fround(0.15),
@@ -143,6 +148,7 @@ export const iq3_xxs: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 2,
+  further: 2,
   reaches: [17, 15, 13],
   rounds: 2,
   step: fround(0.09),
@@ -165,6 +171,7 @@ export const iq3_s: LatticeKind = {
   ofMean: fround(0.045),
   ofLargest: fround(0.045),
   reach: 1,
+  further: 2,
   reaches: [17, 15, 13],
   rounds: 1,
   step: fround(0.13),

@@ -12,8 +12,6 @@ import type { Placer } from "./lattice-place.js";
 
 const { fround, max, min } = Math;
 
-/** How far beyond the planned trials a sub-block may go. */
-const further = 2;
 /** Half of the least scale that is stored. */
 const leastScale = 2 ** -25;
 
@@ -75,7 +73,7 @@ function searchScale(kind: PointKind, placer: Placer, block: Block, start: numbe
     best = gain;
     side = Math.abs(offset) === kind.reach ? Math.sign(offset) : 0;
   }
-  for (let i = 1; side !== 0 && i <= further; i++) {
+  for (let i = 1; side !== 0 && i <= kind.further; i++) {
     const gain = tryAt(side * (kind.reach + i));
     if (gain > best) best = gain;
     else side = 0;

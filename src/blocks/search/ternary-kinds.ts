@@ -20,6 +20,7 @@ const common = {
   ofMean: 1,
   ofLargest: fround(0.1),
   reach: 1,
+  further: 2,
   reaches: [],
   step: fround(0.18),
   rounds: 1,

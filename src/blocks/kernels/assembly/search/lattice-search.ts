@@ -24,11 +24,10 @@ const points: usize = memory.data(2 * 64, 16);
 export const bestPoints: usize = memory.data(2 * 64, 16);
 export const bestCodes: usize = memory.data(16, 16);
 
-/** How far beyond the planned trials a sub-block may go. */
-const FURTHER: i32 = 2;
-
 /** Trials to either side of the guess. */
 let reach: i32 = 1;
+/** How far beyond them a sub-block may go. */
+let further: i32 = 0;
 /** How often the whole block is placed at the scales to be stored. */
 let rounds: i32 = 0;
 /** By how much of the guess trials differ. */
@@ -38,8 +37,9 @@ let ofMean: f32 = 0;
 let ofLargest: f32 = 0;
 
 /** Sets how a type guesses its scales and what it tries. */
-export function setTrials(sides: i32, times: i32, apart: f32, mean: f32, largest: f32): void {
+export function setTrials(sides: i32, beyond: i32, times: i32, apart: f32, mean: f32, largest: f32): void {
   reach = sides;
+  further = beyond;
   rounds = times;
   step = apart;
   ofMean = mean;
@@ -108,8 +108,8 @@ let square: f32 = 0;
       side = trial === 0 ? -1 : trial === 2 * reach ? 1 : 0;
     }
   }
-  for (let further = 1; side !== 0 && further <= FURTHER; further++) {
-    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + further))), size, shape, false);
+  for (let i = 1; side !== 0 && i <= further; i++) {
+    const gain = tryOne(s, guess * (1 + step * <f32>(side * (reach + i))), size, shape, false);
     if (gain > best) best = gain;
     else side = 0;
   }

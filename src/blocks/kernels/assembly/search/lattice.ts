@@ -11,15 +11,15 @@ import { setScales } from "./lattice-trials";
 function setTrialsOf(target: i32): void {
   switch (target) {
     case 16:
-      return setTrials(1, 1, 0.13, 0.22, 0.06);
+      return setTrials(1, 2, 1, 0.13, 0.22, 0.06);
     case 17:
-      return setTrials(2, 2, 0.11, 0.22, 0.05);
+      return setTrials(2, 2, 2, 0.11, 0.22, 0.05);
     case 18:
-      return setTrials(2, 2, 0.09, 0.045, 0.045);
+      return setTrials(2, 2, 2, 0.09, 0.045, 0.045);
     case 21:
-      return setTrials(1, 1, 0.13, 0.045, 0.045);
+      return setTrials(1, 2, 1, 0.13, 0.045, 0.045);
   }
-  setTrials(1, 1, 0.15, 0.2, 0.07);
+  setTrials(1, 0, 1, 0.15, 0.2, 0.07);
 }
 
 /** Codes of the scales, two to a byte. */

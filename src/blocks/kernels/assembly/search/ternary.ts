@@ -76,7 +76,7 @@ function searchApart(x: usize, weights: usize, output: usize, values: i32): void
 export function searchTernary(target: i32, x: usize, weights: usize, output: usize, values: i32): void {
   encodeTernaryLattice(target, x, weights, output, values);
   setScales(7, 10, 1);
-  setTrials(1, 1, 0.18, 1, 0.1);
+  setTrials(1, 2, 1, 0.18, 1, 0.1);
   if (target === 19) searchTogether(x, weights, output, values);
   else searchApart(x, weights, output, values);
 }
