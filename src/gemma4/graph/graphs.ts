@@ -14,6 +14,13 @@ export const GRAPH_OPSET = 21;
 /** Name of the value that the output matrix reads: what the last norm gives. */
 export const LAST_HIDDEN = "last_hidden_state";
 
+const IDS = "input_ids";
+const EMBEDS = "inputs_embeds";
+const PER_LAYER = "per_layer_inputs";
+const MASK = "attention_mask";
+const POSITIONS = "position_ids";
+const KEPT = "num_logits_to_keep";
+
 const BATCH = "batch_size";
 const SEQUENCE = "sequence_length";
 const PAST = "past_sequence_length";
@@ -70,25 +77,32 @@ export function embedGraph(options: EmbedOptions): UnplacedGraph {
   const builder = new GraphBuilder();
   const ctx = new GraphContext(builder, options);
   const { hidden, perLayerWidth, layers } = options.config;
-  const ids = "input_ids";
-  const rows = lookUp(ctx, ctx.weight("embedding"), ids, "embedding");
-  builder.add("Mul", "inputs_embeds", [rows, builder.number(Math.sqrt(hidden))]);
-  const outputs = [valueInfo("inputs_embeds", "FLOAT", [BATCH, SEQUENCE, hidden])];
+  embeddings(ctx, options);
+  const outputs = [valueInfo(EMBEDS, "FLOAT", [BATCH, SEQUENCE, hidden])];
   if (perLayerWidth > 0) {
-    const own = lookUp(ctx, ctx.weight("ple_table"), tokenIds(builder, ids, options), "per_layer");
-    const apart = builder.add("Reshape", "per_layer.apart", [
-      own,
-      builder.integers([0, 0, layers.length, perLayerWidth]),
-    ]);
-    builder.add("Mul", "per_layer_inputs", [apart, builder.number(Math.sqrt(perLayerWidth))]);
-    outputs.push(valueInfo("per_layer_inputs", "FLOAT", [BATCH, SEQUENCE, layers.length, perLayerWidth]));
+    outputs.push(valueInfo(PER_LAYER, "FLOAT", [BATCH, SEQUENCE, layers.length, perLayerWidth]));
   }
-  return unplaced("embed_tokens", builder, [valueInfo(ids, "INT64", [BATCH, SEQUENCE])], outputs);
+  return unplaced("embed_tokens", builder, [valueInfo(IDS, "INT64", [BATCH, SEQUENCE])], outputs);
+}
+
+/** Makes `inputs_embeds` and, where the model has them, `per_layer_inputs` of `input_ids`. */
+function embeddings(ctx: GraphContext, options: EmbedOptions): void {
+  const { builder } = ctx;
+  const { hidden, perLayerWidth, layers } = options.config;
+  const rows = lookUp(ctx, ctx.weight("embedding"), IDS, "embedding");
+  builder.add("Mul", EMBEDS, [rows, builder.number(Math.sqrt(hidden))]);
+  if (perLayerWidth === 0) return;
+  const own = lookUp(ctx, ctx.weight("ple_table"), tokenIds(builder, options), "per_layer.table");
+  const apart = builder.add("Reshape", "per_layer.table.apart", [
+    own,
+    builder.integers([0, 0, layers.length, perLayerWidth]),
+  ]);
+  builder.add("Mul", PER_LAYER, [apart, builder.number(Math.sqrt(perLayerWidth))]);
 }
 
 /** The ids with placeholders replaced. */
-function tokenIds(builder: GraphBuilder, ids: string, { placeholders, padding }: EmbedOptions): string {
-  let result = ids;
+function tokenIds(builder: GraphBuilder, { placeholders, padding }: EmbedOptions): string {
+  let result = IDS;
   for (const token of placeholders) {
     const here = builder.add("Equal", `per_layer.is_${token}`, [result, builder.integer(token)]);
     result = builder.add("Where", `per_layer.without_${token}`, [here, builder.integer(padding), result]);
@@ -108,36 +122,69 @@ function tokenIds(builder: GraphBuilder, ids: string, { placeholders, padding }:
 export function decoderGraph(options: GraphOptions): UnplacedGraph {
   const builder = new GraphBuilder();
   const ctx = new GraphContext(builder, options);
-  const { config, internal } = options;
-  const { hidden, layers, perLayerWidth, vocabulary } = config;
-  const shared: SharedCaches = new Map();
-  const tokens = sequence(ctx, "inputs_embeds", "attention_mask", "position_ids");
-  const perLayer = perLayerWidth > 0 ? perLayerInputs(ctx, tokens.outer) : null;
-  let r = "inputs_embeds";
-  for (const layer of layers) {
-    const own = perLayer && ofLayer(builder, perLayer, layer.index);
-    r = decoderLayer(ctx, layer, r, { sequence: tokens, perLayer: own, shared });
-  }
-  head(ctx, r, tokens.outer);
-  const cached = layers.filter(({ sharesKv }) => !sharesKv);
-  const caches = (when: "past" | "present"): ValueInfoProto[] =>
-    cached.flatMap(({ index, kvHeads, headDim }) => {
+  const { hidden, layers, perLayerWidth } = options.config;
+  decoder(ctx, KEPT);
+  const inputs = [
+    valueInfo(EMBEDS, "FLOAT", [BATCH, SEQUENCE, hidden]),
+    ...(perLayerWidth === 0
+      ? []
+      : [valueInfo(PER_LAYER, "FLOAT", [BATCH, SEQUENCE, layers.length, perLayerWidth])]),
+    valueInfo(MASK, "INT64", [BATCH, TOTAL]),
+    valueInfo(POSITIONS, "INT64", [BATCH, SEQUENCE]),
+    valueInfo(KEPT, "INT64", []),
+    ...caches(options, "past"),
+  ];
+  return unplaced("decoder_model_merged", builder, inputs, [
+    logits(options, "num_logits"),
+    ...caches(options, "present"),
+  ]);
+}
+
+/**
+ * Both in one graph, as onnxruntime-genai runs a text model: `input_ids`, mask, positions and caches to `logits` of all
+ * tokens and caches.
+ */
+export function textGraph(options: EmbedOptions): UnplacedGraph {
+  const builder = new GraphBuilder();
+  const ctx = new GraphContext(builder, options);
+  embeddings(ctx, options);
+  decoder(ctx, null);
+  const inputs = [
+    valueInfo(IDS, "INT64", [BATCH, SEQUENCE]),
+    valueInfo(MASK, "INT64", [BATCH, TOTAL]),
+    valueInfo(POSITIONS, "INT64", [BATCH, SEQUENCE]),
+    ...caches(options, "past"),
+  ];
+  return unplaced("model", builder, inputs, [logits(options, SEQUENCE), ...caches(options, "present")]);
+}
+
+function logits({ config }: GraphOptions, tokens: string): ValueInfoProto {
+  return valueInfo("logits", "FLOAT", [BATCH, tokens, config.vocabulary]);
+}
+
+/** Inputs or outputs for keys and values of all layers that have their own. */
+function caches({ config, internal }: GraphOptions, when: "past" | "present"): ValueInfoProto[] {
+  return config.layers
+    .filter(({ sharesKv }) => !sharesKv)
+    .flatMap(({ index, kvHeads, headDim }) => {
       const { key, value } = cacheNames(index, when);
       const shape = [BATCH, kvHeads, when === "past" ? PAST : TOTAL, headDim];
       return [valueInfo(key, internal, shape), valueInfo(value, internal, shape)];
     });
-  const inputs = [
-    valueInfo("inputs_embeds", "FLOAT", [BATCH, SEQUENCE, hidden]),
-    ...(perLayer === null
-      ? []
-      : [valueInfo("per_layer_inputs", "FLOAT", [BATCH, SEQUENCE, layers.length, perLayerWidth])]),
-    valueInfo("attention_mask", "INT64", [BATCH, TOTAL]),
-    valueInfo("position_ids", "INT64", [BATCH, SEQUENCE]),
-    valueInfo("num_logits_to_keep", "INT64", []),
-    ...caches("past"),
-  ];
-  const outputs = [valueInfo("logits", "FLOAT", [BATCH, "num_logits", vocabulary]), ...caches("present")];
-  return unplaced("decoder_model_merged", builder, inputs, outputs);
+}
+
+/** Makes logits and caches; of the last tokens only where an input says of how many. */
+function decoder(ctx: GraphContext, kept: string | null): void {
+  const { builder, config } = ctx;
+  const shared: SharedCaches = new Map();
+  const tokens = sequence(ctx, EMBEDS, MASK, POSITIONS);
+  const perLayer = config.perLayerWidth > 0 ? perLayerInputs(ctx, tokens.outer) : null;
+  let r: string = EMBEDS;
+  for (const layer of config.layers) {
+    const own = perLayer && ofLayer(builder, perLayer, layer.index);
+    r = decoderLayer(ctx, layer, r, { sequence: tokens, perLayer: own, shared });
+  }
+  head(ctx, r, tokens.outer, kept);
 }
 
 /**
@@ -149,7 +196,7 @@ function perLayerInputs(ctx: GraphContext, outer: string): string {
   const { builder, config } = ctx;
   const { hidden, layers, perLayerWidth } = config;
   const projection = ctx.weight("ple_projection");
-  const x = ctx.toInternal("per_layer.input", "inputs_embeds");
+  const x = ctx.toInternal("per_layer.input", EMBEDS);
   ctx.observe({ kind: "input", layer: null, value: x, weights: [projection] });
   const projected = linear(ctx, projection, x, outer, "per_layer.projection");
   ctx.observe({ kind: "product", layer: null, value: projected });
@@ -162,7 +209,7 @@ function perLayerInputs(ctx: GraphContext, outer: string): string {
     builder.integers([0, 0, layers.length, perLayerWidth]),
   ]);
   const context = ctx.norm("per_layer.context", apart, ctx.vector(ctx.weight("ple_norm")));
-  const sum = builder.add("Add", "per_layer.sum", [context, "per_layer_inputs"]);
+  const sum = builder.add("Add", "per_layer.sum", [context, PER_LAYER]);
   return builder.add("Mul", "per_layer", [sum, builder.number(Math.SQRT1_2)]);
 }
 
@@ -173,14 +220,22 @@ function ofLayer(builder: GraphBuilder, perLayer: string, index: number): string
 }
 
 /** Logits of the last tokens; the embedding is the output matrix unless there is one of its own. */
-function head(ctx: GraphContext, r: string, outer: string): void {
+function head(ctx: GraphContext, r: string, outer: string, kept: string | null): void {
   const { builder, config } = ctx;
   const normed = ctx.norm("final_norm", r, ctx.vector(ctx.weight("final_norm")));
-  const first = builder.add("Neg", "kept.first", [
-    builder.add("Unsqueeze", "kept.count", ["num_logits_to_keep", builder.integers([0])]),
-  ]);
-  const end = builder.integers([2 ** 53 - 1]);
-  builder.add("Slice", LAST_HIDDEN, [normed, first, end, builder.integers([1])]);
+  if (kept === null) builder.add("Identity", LAST_HIDDEN, [normed]);
+  else {
+    // −0 is the first, so that 0 keeps all.
+    const first = builder.add("Neg", "kept.first", [
+      builder.add("Unsqueeze", "kept.count", [kept, builder.integers([0])]),
+    ]);
+    builder.add("Slice", LAST_HIDDEN, [
+      normed,
+      first,
+      builder.integers([2 ** 53 - 1]),
+      builder.integers([1]),
+    ]);
+  }
   const weight = ctx.weight("head");
   const x = ctx.toInternal("head.input", LAST_HIDDEN);
   ctx.observe({ kind: "input", layer: null, value: x, weights: [weight] });
