@@ -2,7 +2,7 @@ import { attr, graph, valueInfo } from "../../../formats/onnx/build.js";
 import type { GraphProto, TensorProto, ValueInfoProto } from "../../../formats/onnx/types.js";
 import { cacheNames, type SharedCaches } from "./attention.js";
 import { GraphBuilder } from "./builder.js";
-import { GraphContext, type GraphOptions } from "./context.js";
+import { GraphContext, type GraphOptions, type Observed } from "./context.js";
 import { decoderLayer } from "./layer.js";
 import { linear, lookUp } from "./matrices.js";
 import { sequence } from "./sequence.js";
@@ -122,9 +122,16 @@ function tokenIds(builder: GraphBuilder, { placeholders, padding }: EmbedOptions
 export function decoderGraph(options: GraphOptions): UnplacedGraph {
   const builder = new GraphBuilder();
   const ctx = new GraphContext(builder, options);
-  const { hidden, layers, perLayerWidth } = options.config;
   decoder(ctx, KEPT);
-  const inputs = [
+  return unplaced("decoder_model_merged", builder, decoderInputs(options), [
+    logits(options, "num_logits"),
+    ...caches(options, "present"),
+  ]);
+}
+
+function decoderInputs(options: GraphOptions): ValueInfoProto[] {
+  const { hidden, layers, perLayerWidth } = options.config;
+  return [
     valueInfo(EMBEDS, "FLOAT", [BATCH, SEQUENCE, hidden]),
     ...(perLayerWidth === 0
       ? []
@@ -134,10 +141,38 @@ export function decoderGraph(options: GraphOptions): UnplacedGraph {
     valueInfo(KEPT, "INT64", []),
     ...caches(options, "past"),
   ];
-  return unplaced("decoder_model_merged", builder, inputs, [
-    logits(options, "num_logits"),
-    ...caches(options, "present"),
+}
+
+/** Outputs of `rangeGraph`: the largest magnitude of each value that is looked at. */
+export const RANGES = "ranges";
+
+export interface RangeGraph extends UnplacedGraph {
+  /** What each of the ranges is of. */
+  readonly observed: readonly Observed[];
+}
+
+/**
+ * The decoder without logits, and with one output, `RANGES` [values]: how large the residual stream gets, and the matrix
+ * products that halves would have to hold. The products inside of experts are not among them.
+ */
+export function rangeGraph(options: GraphOptions): RangeGraph {
+  const builder = new GraphBuilder();
+  const observed: Observed[] = [];
+  const observe = (value: Observed): void => {
+    if (value.kind !== "input") observed.push(value);
+  };
+  const ctx = new GraphContext(builder, { ...options, observe });
+  decoder(ctx, KEPT);
+  const ranges = observed.map(({ value }, index) => {
+    const sizes = builder.add("Abs", `range.${index}.sizes`, [value]);
+    const most = builder.add("ReduceMax", `range.${index}.most`, [sizes], { keepdims: attr.int(0) });
+    return builder.add("Reshape", `range.${index}`, [most, builder.integers([1])]);
+  });
+  builder.add("Concat", RANGES, ranges, { axis: attr.int(0) });
+  const graph = unplaced("ranges", builder, decoderInputs(options), [
+    valueInfo(RANGES, "FLOAT", [observed.length]),
   ]);
+  return { ...graph, observed };
 }
 
 /**
