@@ -3,7 +3,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { EngineError } from "../errors.js";
 import type { BenchOptions, BenchResult, Speed } from "../types.js";
 import type { Llama, Pointer } from "./library.js";
-import { peakMemory } from "./memory.js";
+import { peakMemory } from "../memory.js";
 import { checkDecoded, type Model } from "./model.js";
 
 /** llama-bench's default for the logical batch; the physical one is llama.cpp's default of 512. */
