@@ -20,6 +20,7 @@ import type {
   Window,
   WindowScores,
 } from "../../engines/types.js";
+import { GRAPH_OPSET } from "../../gemma4/graph/graphs.js";
 import { commonFolder, encodeGraph, movedLocation, type TextGraphs } from "../../gemma4/graph/files.js";
 import {
   head,
@@ -35,6 +36,9 @@ import { column, pairColumns, singleColumns } from "../visitor.js";
 
 /** Values of a tensor of logits at most: 61 rows of 262,144. */
 const CHUNK_VALUES = 2 ** 24;
+
+/** Several sessions and another runtime take turns: threads that spin while they wait would take the others' cores. */
+const QUIET = { "session.intra_op.allow_spinning": "0" } as const;
 
 /** A model in ONNX Runtime, under a name that takes the place of a path. */
 export interface OnnxVerified {
@@ -126,7 +130,7 @@ export class VerificationEngine implements Engine {
     const levelled =
       accuracyLevel === undefined ? graphs.decoder : withAccuracyLevel(graphs.decoder, accuracyLevel);
     const { backbone, backboneOutput, head, opset } = splitDecoder(relocated(levelled, move), name);
-    const common = { folder: this.#root, threads, name };
+    const common = { folder: this.#root, threads, name, settings: QUIET };
     return {
       kind: "onnx",
       vocabulary: words.model.vocabulary,
@@ -295,12 +299,13 @@ export class VerificationEngine implements Engine {
     const known = this.#heads.get(key);
     if (known !== undefined) return known;
     const sides = models.map((model): Side => (model.kind === "onnx" ? model.part : "logits"));
-    const opset = Math.max(...models.map((model) => (model.kind === "onnx" ? model.opset : 0)));
+    const opset = Math.max(GRAPH_OPSET, ...models.map((model) => (model.kind === "onnx" ? model.opset : 0)));
     const opened = await this.#options.onnx.open({
       model: await encodeGraph(verificationHead(sides, opset)),
       folder: this.#root,
       threads: this.#options.threads,
       name: "the comparison of logits",
+      settings: QUIET,
     });
     this.#heads.set(key, opened);
     return opened;
