@@ -307,7 +307,7 @@ describe.skipIf(!hasRuntime)("ONNX Runtime's thread", () => {
     const { engine, run } = await start();
     const running = refusal(run(), "engine-closed");
     await engine.close();
-    await running;
+    expect((await running).message).toBe("The engine was closed.");
     await engine.close();
   });
 
