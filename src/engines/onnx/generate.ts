@@ -29,16 +29,25 @@ class Decoder {
   /** By input. */
   #caches: Record<string, RuntimeTensor> = {};
   #past = 0;
+  /** Known from the start where the graph declares it. */
+  #vocabulary: number | undefined;
 
   constructor(runtime: Runtime, embed: Session | undefined, decoder: Session) {
     this.#runtime = runtime;
     this.#embed = embed;
     this.#decoder = decoder;
     this.#layout = decoderLayout(decoder, embed);
+    const declared = decoder.output(this.#layout.logits)?.shape.at(-1);
+    if (typeof declared === "number") this.#vocabulary = declared;
     for (const { input, type, emptyDims } of this.#layout.caches) {
       const data = type === "float32" ? new Float32Array(0) : new Uint16Array(0);
       this.#caches[input] = this.#tensor({ type, dims: emptyDims, data } as TensorValue, input);
     }
+  }
+
+  /** Logits a token; undefined before the first pass of a graph that does not declare it. */
+  get vocabulary(): number | undefined {
+    return this.#vocabulary;
   }
 
   #tensor(value: TensorValue, name: string): RuntimeTensor {
@@ -103,10 +112,17 @@ class Decoder {
     const [batch, rows = 0, vocabulary = 0] = dims;
     const selects = this.#decoder.input("num_logits_to_keep") !== undefined;
     const expected = keep === 0 || !selects ? tokens : keep;
-    if (dims.length !== 3 || batch !== 1 || rows !== expected || vocabulary === 0) {
+    this.#vocabulary ??= vocabulary;
+    if (
+      dims.length !== 3 ||
+      batch !== 1 ||
+      rows !== expected ||
+      vocabulary === 0 ||
+      vocabulary !== this.#vocabulary
+    ) {
       throw new EngineError(
         "engine-layout",
-        `${this.#decoder.file} gave logits of the shape [${dims.join(", ")}], expected [1, ${expected}, vocabulary].`,
+        `${this.#decoder.file} gave logits of the shape [${dims.join(", ")}], expected [1, ${expected}, ${this.#vocabulary || "vocabulary"}].`,
       );
     }
     return { rows, vocabulary, values: data as RuntimeTensor["data"] & Float32Array };
@@ -160,7 +176,9 @@ async function runPrompt(
   wantsAll: boolean,
 ): Promise<PromptResult> {
   let seconds = 0;
-  let all: Float32Array | undefined;
+  const { vocabulary } = decoder;
+  // Before the first pass where that is possible: it may make as much.
+  let all = wantsAll && vocabulary !== undefined ? promptLogits(prompt.length, vocabulary) : undefined;
   for (let start = 0; ; start += chunk) {
     const tokens = prompt.slice(start, start + chunk);
     const before = performance.now();

@@ -10,6 +10,7 @@ import {
   hasRuntime,
   identity,
   refusal,
+  zeros,
   VOCABULARY,
 } from "./support.js";
 
@@ -74,10 +75,9 @@ describe.skipIf(!hasRuntime)("generation in ONNX Runtime", () => {
         chunk,
         logits: "all",
       });
-      expect([...promptLogits!].map((x) => x + 0)).toEqual(positions.flatMap(row).map((x) => x + 0));
-      expect([...lastLogits!].map((x) => x + 0)).toEqual(
-        row(expectedTokens(PROMPT, 3)[2]!).map((x) => x + 0),
-      );
+      expect([...promptLogits!].map((x) => x + 0)).toEqual(positions.flatMap(row));
+      // A distance of 0 comes as −0.
+      expect([...lastLogits!].map((x) => x + 0)).toEqual(row(expectedTokens(PROMPT, 3)[2]!));
     }
     const bare = { embed: embedding, decoder: decoding, prompt, steps: 0, choose: "greedy" } as const;
     const { tokens, promptLogits, lastLogits } = await engine.generate({ ...bare, logits: "last" });
@@ -112,6 +112,30 @@ describe.skipIf(!hasRuntime)("generation in ONNX Runtime", () => {
     await engine.close(half);
   });
 
+  it("passes on all that the embedding graph gives, and keeps one row where that is a list of one", async () => {
+    const both = await open(embed(true), "embed.onnx");
+    const taking = await open(decoder({ perLayer: true, keepShape: [1] }), "decoder.onnx");
+    const options = { embed: both, prompt, steps: 6, choose: "greedy" } as const;
+    const { tokens } = await engine.generate({ ...options, decoder: taking });
+    expect([...tokens]).toEqual(expectedTokens(PROMPT, 6, 1));
+    // One that does not take them runs all the same.
+    const without = await engine.generate({ ...options, decoder: decoding });
+    expect([...without.tokens]).toEqual(expectedTokens(PROMPT, 6));
+  });
+
+  it("takes a decoder of ids alone, and returns no more logits than fit in memory", async () => {
+    const wide = await open(zeros(2 ** 22), "wide.onnx");
+    const options = { decoder: wide, steps: 1, choose: "greedy", chunk: 1, logits: "all" } as const;
+    const { tokens, promptLogits } = await engine.generate({ ...options, prompt: Int32Array.of(7, 8) });
+    expect([...tokens]).toEqual([0]);
+    expect(promptLogits).toHaveLength(2 ** 23);
+    const error = await refusal(
+      engine.generate({ ...options, prompt: new Int32Array(65) }),
+      "engine-generate",
+    );
+    expect(error.message).toContain("The logits of 65 tokens have 1090519040 bytes");
+  });
+
   it("says which input or output is not of the layout", async () => {
     const run = async (graph: GraphProto, embed: number | undefined): Promise<string> => {
       const session = await open(graph, "odd.onnx");
@@ -127,7 +151,7 @@ describe.skipIf(!hasRuntime)("generation in ONNX Runtime", () => {
     expect(await run(decoder({ present: "next.1.value" }), embedding)).toBe(
       "odd.onnx takes past_key_values.1.value but does not give present.1.value.",
     );
-    expect(await run(decoder({ extra: "per_layer_inputs" }), embedding)).toBe(
+    expect(await run(decoder({ perLayer: true }), embedding)).toBe(
       "odd.onnx takes per_layer_inputs, which embed.onnx does not give.",
     );
     expect(await run(decoder(), undefined)).toBe("odd.onnx takes inputs_embeds, which no graph gives.");

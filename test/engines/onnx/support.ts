@@ -45,20 +45,44 @@ export const power = (factors: number): GraphProto => {
 
 export const VOCABULARY = 11;
 
-/** Ids as numbers in one column: enough of an embedding for `decoder`. */
-export const embed = (): GraphProto =>
-  graph(
-    "embed",
-    [
-      node("Cast", { inputs: ["input_ids"], outputs: ["ids"], attributes: { to: attr.int(1) } }),
-      node("Unsqueeze", { inputs: ["ids", "last"], outputs: ["inputs_embeds"] }),
+/**
+ * Ids as numbers in one column: enough of an embedding for `decoder`.
+ *
+ * @param perLayer gives a one for every token besides
+ */
+export const embed = (perLayer = false): GraphProto => {
+  const ids = ["batch_size", "sequence_length"];
+  const nodes = [
+    node("Unsqueeze", { inputs: ["input_ids", "last"], outputs: ["column"] }),
+    node("Cast", { inputs: ["column"], outputs: ["inputs_embeds"], attributes: { to: attr.int(1) } }),
+    node("Equal", { inputs: ["column", "column"], outputs: ["same"] }),
+    node("Cast", { inputs: ["same"], outputs: ["per_layer_inputs"], attributes: { to: attr.int(1) } }),
+  ];
+  return graph("embed", perLayer ? nodes : nodes.slice(0, 2), {
+    inputs: [valueInfo("input_ids", "INT64", ids)],
+    outputs: [
+      valueInfo("inputs_embeds", "FLOAT", [...ids, 1]),
+      ...(perLayer ? [valueInfo("per_layer_inputs", "FLOAT", [...ids, 1])] : []),
     ],
-    {
-      inputs: [valueInfo("input_ids", "INT64", ["batch_size", "sequence_length"])],
-      outputs: [valueInfo("inputs_embeds", "FLOAT", ["batch_size", "sequence_length", 1])],
-      initializers: [ints("last", [-1])],
-    },
-  );
+    initializers: [ints("last", [-1])],
+  });
+};
+
+/** A decoder without embeddings and caches, which gives `vocabulary` zeros for every id. */
+export const zeros = (vocabulary: number): GraphProto => {
+  const ids = ["batch_size", "sequence_length"];
+  const nodes = [
+    node("Unsqueeze", { inputs: ["input_ids", "last"], outputs: ["column"] }),
+    node("Sub", { inputs: ["column", "column"], outputs: ["zero"] }),
+    node("Cast", { inputs: ["zero"], outputs: ["row"], attributes: { to: attr.int(1) } }),
+    node("Expand", { inputs: ["row", "wide"], outputs: ["logits"] }),
+  ];
+  return graph("zeros", nodes, {
+    inputs: [valueInfo("input_ids", "INT64", ids)],
+    outputs: [valueInfo("logits", "FLOAT", [...ids, vocabulary])],
+    initializers: [ints("last", [-1]), ints("wide", [1, 1, vocabulary])],
+  });
+};
 
 interface DecoderParts {
   /** Type of the caches. */
@@ -67,8 +91,10 @@ interface DecoderParts {
   readonly present?: string;
   /** Whether the graph chooses rows of logits. */
   readonly selects?: boolean;
-  /** A further input that nothing uses. */
-  readonly extra?: string;
+  /** Shape of `num_logits_to_keep`. */
+  readonly keepShape?: readonly number[];
+  /** Whether `per_layer_inputs` are taken, and added to what makes the next token. */
+  readonly perLayer?: boolean;
   readonly pastLength?: string | number;
 }
 
@@ -82,7 +108,8 @@ export function decoder(parts: DecoderParts = {}): GraphProto {
     cache = "FLOAT",
     present = "present.1.value",
     selects = true,
-    extra,
+    keepShape = [],
+    perLayer = false,
     pastLength = "past_sequence_length",
   } = parts;
   const nodes: NodeProto[] = [
@@ -111,7 +138,10 @@ export function decoder(parts: DecoderParts = {}): GraphProto {
     node("Reshape", { inputs: ["sumsNow", "toRows"], outputs: ["sumRows"] }),
     node("Cast", { inputs: ["position_ids"], outputs: ["positions"], attributes: { to: attr.int(1) } }),
     node("Unsqueeze", { inputs: ["positions", "last"], outputs: ["positionRows"] }),
-    node("Add", { inputs: ["sumRows", "positionRows"], outputs: ["total"] }),
+    node("Add", { inputs: ["sumRows", "positionRows"], outputs: ["sum"] }),
+    perLayer
+      ? node("Add", { inputs: ["sum", "per_layer_inputs"], outputs: ["total"] })
+      : node("Identity", { inputs: ["sum"], outputs: ["total"] }),
     node("Mod", { inputs: ["total", "vocabulary"], outputs: ["next"], attributes: { fmod: attr.int(1) } }),
     node("Sub", { inputs: ["next", "tokens"], outputs: ["difference"] }),
     node("Abs", { inputs: ["difference"], outputs: ["distance"] }),
@@ -138,10 +168,10 @@ export function decoder(parts: DecoderParts = {}): GraphProto {
       valueInfo("inputs_embeds", "FLOAT", ["batch_size", "sequence_length", 1]),
       valueInfo("attention_mask", "INT64", ["batch_size", "total_sequence_length"]),
       valueInfo("position_ids", "INT64", ["batch_size", "sequence_length"]),
-      ...(selects ? [valueInfo("num_logits_to_keep", "INT64", [])] : []),
+      ...(selects ? [valueInfo("num_logits_to_keep", "INT64", keepShape)] : []),
       valueInfo("past_key_values.0.key", cache, past),
       valueInfo("past_key_values.1.value", "FLOAT16", ["batch_size", 2, pastLength, 3]),
-      ...(extra === undefined ? [] : [valueInfo(extra, "FLOAT", [1])]),
+      ...(perLayer ? [valueInfo("per_layer_inputs", "FLOAT", ["batch_size", "sequence_length", 1])] : []),
     ],
     outputs: [
       valueInfo("logits", "FLOAT", ["batch_size", "kept", VOCABULARY]),
@@ -167,11 +197,15 @@ export function decoder(parts: DecoderParts = {}): GraphProto {
   });
 }
 
-/** What `decoder` gives after a prompt, by plain arithmetic. */
-export function expectedTokens(prompt: readonly number[], steps: number): number[] {
+/**
+ * What `decoder` gives after a prompt, by plain arithmetic.
+ *
+ * @param perLayer of every token
+ */
+export function expectedTokens(prompt: readonly number[], steps: number, perLayer = 0): number[] {
   const ids = [...prompt];
   for (let step = 0; step < steps; step++) {
-    ids.push((ids.reduce((sum, id) => sum + id, 0) + ids.length - 1) % VOCABULARY);
+    ids.push((ids.reduce((sum, id) => sum + id, 0) + ids.length - 1 + perLayer) % VOCABULARY);
   }
   return ids.slice(prompt.length);
 }
