@@ -35,7 +35,10 @@ export interface TensorJob {
   /** Values in a row that is written; a whole number of blocks of a block type, any number for codes. */
   readonly row: number;
   readonly rows: number;
-  /** How values find their places: by a search, or plainly, which is `ggml` for blocks and `nearest` for codes. */
+  /**
+   * How values find their places: by a search; or plainly, also when left out, which is `ggml` for blocks and
+   * `nearest` for codes.
+   */
   readonly method?: Method | NBitsMethod | undefined;
   /** Importance of each column that is read, for one matrix after the other of a stack; then a tile never cuts a row. */
   readonly importance?: Float32Array<SharedArrayBuffer> | undefined;

@@ -150,10 +150,10 @@ class TileWorker {
     const { source, target, row, method } = job;
     const importance = importanceOf(job, tile);
     if (typeof target === "string") {
-      const way = method === "nearest" ? "ggml" : method;
+      const way = method === "search" ? method : "ggml";
       return this.#kernels.convert(source, target, tile.values, importance, way);
     }
-    const way = method === "ggml" ? "nearest" : method;
+    const way = method === "search" ? method : "nearest";
     return this.#kernels.convertNBits(source, target, row, tile.values / row, importance, way);
   }
 

@@ -59,7 +59,7 @@ function expected(job: TensorJob, input: Uint8Array): Uint8Array[] {
             row,
             1,
             weights,
-            job.method === "nearest" ? "nearest" : "search",
+            job.method === "search" ? "search" : "nearest",
           );
     const made = typeof target === "string" ? [kernels.output] : kernels.outputs;
     if (bad !== -1 || made.length !== pieces.length) throw new Error(`row ${r} cannot be converted`);
@@ -135,7 +135,7 @@ describe("codes", () => {
     await expectWritten("codes", [
       { source: "BF16", target: four, ...shape },
       { source: "F32", target: eight, ...shape },
-      { source: "F16", target: two, ...shape, method: "nearest" },
+      { source: "F16", target: two, ...shape, method: "search" },
       { source: "BF16", target: "F16", ...shape },
     ]);
   });
