@@ -87,7 +87,7 @@ export class Control {
 export interface FinishedTile {
   readonly bytesRead: number;
   readonly bytesWritten: number;
-  /** Of the bytes written, 32 bits. */
+  /** Of the bytes written to all outputs, 32 bits. */
   readonly checksum: number;
 }
 
@@ -108,7 +108,7 @@ export type WorkerFailure =
       /** `overflow`: a finite value that the target type cannot hold, or not as the largest of its block. */
       readonly kind: "non-finite" | "overflow";
       readonly job: number;
-      /** Index of the value from the start of the tensor. */
+      /** Index of the value among those of the tensor that are read. */
       readonly index: number;
       readonly value: number;
     }

@@ -1,16 +1,17 @@
 import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
+import { combineChecksums } from "../blocks/kernels/checksums.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
 import { compileKernels } from "../blocks/kernels/load.js";
-import { rowBytes } from "../blocks/table.js";
+import { PoolError } from "./errors.js";
 import { MAX_TILE_VALUES } from "./memory.js";
-import { TILE_QUANTUM, Tiling, type TensorJob } from "./tiles.js";
+import { type OutputRange, rangesOf, TILE_QUANTUM, Tiling, type TensorJob } from "./tiles.js";
 
 /** 64 bits: more than enough to tell some thousand tensors from what damage makes of them. */
 const HASH_DIGITS = 16;
 
 /**
- * Hash of a job's output: of the checksums of its tiles, in order. It depends on how the job was cut, so it
+ * Hash of a job's outputs: of the checksums of its tiles, in order. It depends on how the job was cut, so it
  * says something only together with the size of the tiles.
  */
 export function hashOfChecksums(checksums: Uint32Array): string {
@@ -55,18 +56,20 @@ export class OutputReader {
     if (tiling === undefined) return undefined;
     const checksums = new Uint32Array(tiling.total);
     for (let number = 0; number < tiling.total; number++) {
-      const { first, values } = tiling.at(number);
-      const bytes = rowBytes(job.target, values);
-      if (!(await this.#read(job.output, job.outputOffset + rowBytes(job.target, first), bytes)))
-        return undefined;
-      checksums[number] = this.#kernels.checksumOf(bytes);
-      onRead(values);
+      const tile = tiling.at(number);
+      const ofOutputs: number[] = [];
+      for (const range of rangesOf(job, tile)) {
+        if (!(await this.#read(range))) return undefined;
+        ofOutputs.push(this.#kernels.checksumOf(range.bytes));
+      }
+      checksums[number] = combineChecksums(ofOutputs);
+      onRead(tile.values);
     }
     return hashOfChecksums(checksums);
   }
 
   /** Fills the input of the kernels; false where the file does not give so much. */
-  async #read(path: string, position: number, bytes: number): Promise<boolean> {
+  async #read({ path, offset, bytes }: OutputRange): Promise<boolean> {
     try {
       let file = this.#files.get(path);
       if (file === undefined) {
@@ -74,7 +77,7 @@ export class OutputReader {
         this.#files.set(path, file);
       }
       for (let done = 0; done < bytes;) {
-        const { bytesRead } = await file.read(this.#kernels.input, done, bytes - done, position + done);
+        const { bytesRead } = await file.read(this.#kernels.input, done, bytes - done, offset + done);
         if (bytesRead === 0) return false;
         done += bytesRead;
       }
@@ -94,8 +97,9 @@ export class OutputReader {
 function tilingOf(job: TensorJob, tileValues: number): Tiling | undefined {
   try {
     return new Tiling([job], tileValues);
-  } catch {
-    // Rows with an importance that are longer than the tiles.
-    return undefined;
+  } catch (error) {
+    // Rows that may not be cut and are longer than the tiles.
+    if (error instanceof PoolError) return undefined;
+    throw error;
   }
 }

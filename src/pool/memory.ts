@@ -7,7 +7,7 @@ import { PoolError } from "./errors.js";
  */
 const WORKER_BYTES = 8 * 2 ** 20;
 
-/** Bytes of WebAssembly memory for each value of a tile: F32 at most on either side. */
+/** Bytes of WebAssembly memory for each value of a tile: F32 at most on either side; codes with scales take 1.2. */
 const BYTES_PER_VALUE = 8;
 
 /*

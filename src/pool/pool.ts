@@ -6,7 +6,7 @@ import { Control, type WorkerFailure, type WorkerMessage, type WorkerOrder } fro
 import { PoolError } from "./errors.js";
 import { hashOfChecksums } from "./hash.js";
 import { splitMemory } from "./memory.js";
-import { Tiling, type TensorJob } from "./tiles.js";
+import { targetName, Tiling, type TensorJob } from "./tiles.js";
 
 /** How often the main thread looks at what the workers have done. */
 const LOOK_INTERVAL_MS = 100;
@@ -21,7 +21,7 @@ const STOP_GRACE_MS = 5000;
 export interface FinishedJob {
   /** Index in the list of jobs. */
   readonly job: number;
-  /** Of its output, cut into tiles of this run's size: `OutputReader` gives the same for the same bytes. */
+  /** Of its outputs, cut into tiles of this run's size: `OutputReader` gives the same for the same bytes. */
   readonly hash: string;
 }
 
@@ -48,7 +48,7 @@ export interface RunOptions {
 
 /**
  * Reads, converts and writes all jobs on worker threads. Each worker takes the next tile from a shared
- * counter, reads it into its own WebAssembly memory, converts it and writes it at its offset; no data
+ * counter, reads it into its own WebAssembly memory, converts it and writes it at its offsets; no data
  * crosses threads and the main thread stays free. Output files must exist.
  *
  * After a failure or an abort nothing is written any more when the promise settles.
@@ -204,7 +204,8 @@ function runWorker(order: WorkerOrder, control: Control): Promise<void> {
 function place(failure: { job: number; index: number }, job: TensorJob | undefined): string {
   if (job === undefined) return `value ${failure.index} of tensor ${failure.job}`;
   const row = Math.floor(failure.index / job.row);
-  return `tensor ${job.name} in ${job.input}: the value at row ${row}, column ${failure.index % job.row}`;
+  const column = (job.inputColumn ?? 0) + (failure.index % job.row);
+  return `tensor ${job.name} in ${job.input}: the value at row ${row}, column ${column}`;
 }
 
 function describe(failure: WorkerFailure, jobs: readonly TensorJob[]): PoolError {
@@ -223,7 +224,7 @@ function describe(failure: WorkerFailure, jobs: readonly TensorJob[]): PoolError
     case "overflow":
       return new PoolError(
         "out-of-range",
-        `${place(failure, job)} is ${failure.value}, which ${job?.target ?? "the target type"} cannot hold`,
+        `${place(failure, job)} is ${failure.value}, which ${job === undefined ? "the target type" : targetName(job.target)} cannot hold`,
         { advice: job?.target === "BF16" ? "Choose F32." : "Choose BF16 or F32, whose range is larger." },
       );
     case "truncated":

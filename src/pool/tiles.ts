@@ -1,24 +1,46 @@
+import { type NBitsMethod, nbitsRow, type NBitsType } from "../blocks/nbits/types.js";
+import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName, Method } from "../blocks/types.js";
 import { PoolError } from "./errors.js";
 
-/** One tensor to read, convert and write: rows of one file to rows of another. */
+/** What a tensor is written as: blocks, in one piece, or codes, scales and perhaps zero points, each a piece. */
+export type TargetType = BlockTypeName | NBitsType;
+
+/** Where one piece of what a job writes begins. */
+export interface JobOutput {
+  /** A file that exists. */
+  readonly path: string;
+  /** In bytes from the start of the file. */
+  readonly offset: number;
+}
+
+/** One tensor to read, convert and write: rows of one file to rows of others. */
 export interface TensorJob {
   /** Name for messages. */
   readonly name: string;
   readonly input: string;
   /** Byte offset of the first value in the input file. */
   readonly inputOffset: number;
-  readonly output: string;
-  /** Byte offset of the first value in the output file, which must exist. */
-  readonly outputOffset: number;
+  /**
+   * Values from one row of the input to the next, where only `row` of them are read; then the source is a type
+   * without blocks, and a tile never cuts a row.
+   */
+  readonly inputRow?: number | undefined;
+  /** First column of the input's rows that is read; 0 when left out. */
+  readonly inputColumn?: number | undefined;
+  /** One for a block type; else those of the codes, the scales and, where the type has them, the zero points. */
+  readonly outputs: readonly JobOutput[];
   readonly source: BlockTypeName;
-  readonly target: BlockTypeName;
-  /** Values in a row; a whole number of blocks of either type. */
+  readonly target: TargetType;
+  /** Values in a row that is written; a whole number of blocks of a block type, any number for codes. */
   readonly row: number;
   readonly rows: number;
-  /** How values find their places; `ggml` when left out. */
-  readonly method?: Method | undefined;
-  /** Importance of each column, for one matrix after the other of a stack; then a tile never cuts a row. */
+  /**
+   * How values find their places: by a search; or plainly, also when left out, which is `ggml` for blocks and
+   * `nearest` for codes.
+   */
+  readonly method?: Method | NBitsMethod | undefined;
+  /** Importance of each column that is read, for one matrix after the other of a stack; then a tile never cuts a row. */
   readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
 }
 
@@ -33,6 +55,64 @@ export interface Tile {
 /** Every block type's values per block divide this, so a tile inside a row may be cut at its multiples. */
 export const TILE_QUANTUM = 256;
 
+/** A run of bytes of one output. */
+export interface OutputRange extends JobOutput {
+  readonly bytes: number;
+}
+
+/** A target as messages name it. */
+export function targetName(target: TargetType): string {
+  return typeof target === "string" ? target : `${target.bits} bits in blocks of ${target.block}`;
+}
+
+/** Bytes of a row in each of the outputs of a matrix of codes. */
+function pieces(type: NBitsType, row: number): number[] {
+  const { codes, scales, zeroPoints } = nbitsRow(type, row);
+  return type.zeroPoints ? [codes, scales, zeroPoints] : [codes, scales];
+}
+
+/**
+ * The bytes of a tile in each output of its job, in the order of `outputs`.
+ *
+ * @param tile one of the job's tiles, or all of its values
+ */
+export function rangesOf(job: TensorJob, { first, values }: Pick<Tile, "first" | "values">): OutputRange[] {
+  const { target, row, outputs } = job;
+  const sizes =
+    typeof target === "string"
+      ? [[rowBytes(target, first), rowBytes(target, values)] as const]
+      : pieces(target, row).map((bytes) => [(first / row) * bytes, (values / row) * bytes] as const);
+  return outputs.map(({ path, offset }, index) => {
+    const [before, bytes] = sizes[index] ?? [0, 0];
+    return { path, offset: offset + before, bytes };
+  });
+}
+
+/** What no caller may ask for: other bytes than those of the tensor would be read or written. */
+function checkJob({ name, row, inputRow = row, inputColumn = 0, outputs, target }: TensorJob): void {
+  if (!(inputColumn >= 0 && inputColumn + row <= inputRow)) {
+    throw new RangeError(
+      `tensor ${name} has rows of ${inputRow} values, and ${row} from ${inputColumn} on are to be read`,
+    );
+  }
+  const expected = typeof target === "string" ? 1 : pieces(target, row).length;
+  if (outputs.length !== expected)
+    throw new RangeError(`tensor ${name} has ${outputs.length} outputs, expected ${expected}`);
+}
+
+/** Whether a job reads only some columns of its input. */
+export function isStrided({ row, inputRow = row }: TensorJob): boolean {
+  return inputRow !== row;
+}
+
+/**
+ * Values that a row counts for: codes fill whole blocks, however short a row is. So a tile takes at most 1.2 bytes
+ * a value in all of its outputs together, less than the kernels have room for.
+ */
+function roomOf({ row, target }: TensorJob): number {
+  return typeof target === "string" ? row : Math.ceil(row / target.block) * target.block;
+}
+
 /** How one job is cut: whole rows of one matrix, or pieces of one row where a row is longer than a tile. */
 interface Cut {
   readonly rowsPerTile: number;
@@ -45,11 +125,13 @@ interface Cut {
 }
 
 function cut(job: TensorJob, tileValues: number): Cut {
-  const { row, rows, importance } = job;
-  if (row <= tileValues) {
+  checkJob(job);
+  const { row, rows, importance, target } = job;
+  const room = roomOf(job);
+  if (room <= tileValues) {
     const matrices = importance === undefined ? 1 : importance.length / row;
     const rowsPerMatrix = rows / matrices;
-    const rowsPerTile = Math.floor(tileValues / row);
+    const rowsPerTile = Math.floor(tileValues / room);
     const tilesPerMatrix = Math.ceil(rowsPerMatrix / rowsPerTile);
     return {
       rowsPerTile,
@@ -60,7 +142,7 @@ function cut(job: TensorJob, tileValues: number): Cut {
       tiles: tilesPerMatrix * matrices,
     };
   }
-  if (importance !== undefined) {
+  if (importance !== undefined || typeof target !== "string" || isStrided(job)) {
     throw new PoolError(
       "memory-too-small",
       `tensor ${job.name} has rows of ${row} values, and a worker has memory for ${tileValues} at a time`,
@@ -85,7 +167,8 @@ export class Tiling {
 
   /**
    * @param tileValues most values in a tile; at least `TILE_QUANTUM`
-   * @throws PoolError `memory-too-small` when a row with an importance is longer than a tile
+   * @throws PoolError `memory-too-small` when a row that may not be cut is longer than a tile: one with an importance,
+   *   one of which columns are read, or one that is written as codes
    */
   constructor(jobs: readonly TensorJob[], tileValues: number) {
     this.#jobs = jobs;

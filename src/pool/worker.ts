@@ -11,7 +11,7 @@ import {
   type WorkerMessage,
   type WorkerOrder,
 } from "./control.js";
-import { type TensorJob, type Tile, Tiling } from "./tiles.js";
+import { isStrided, rangesOf, type TensorJob, type Tile, Tiling } from "./tiles.js";
 
 /** Ends the work of this thread with a reason that the main thread turns into an error. */
 class Failure extends Error {
@@ -102,28 +102,67 @@ class TileWorker {
   #work(tile: Tile): FinishedTile {
     const job = this.#order.jobs[tile.job];
     if (job === undefined) throw new RangeError(`there is no job ${tile.job}`);
-    const read = rowBytes(job.source, tile.values);
-    this.#read(tile.job, job.input, job.inputOffset + rowBytes(job.source, tile.first), read);
-    const bad = this.#kernels.convert(
-      job.source,
-      job.target,
-      tile.values,
-      importanceOf(job, tile),
-      job.method,
-    );
+    this.#readTile(job, tile);
+    const bad = this.#convert(job, tile);
     if (bad >= 0) throw this.#refused(tile, job.source, bad);
+    const blocks = typeof job.target === "string";
     // Now, while the bytes are in the processor's cache: 20 µs for a MiB.
-    const checksum = this.#kernels.checksum();
-    const { output } = this.#kernels;
-    this.#write(tile.job, job.output, job.outputOffset + rowBytes(job.target, tile.first), output);
-    return { bytesRead: read, bytesWritten: output.length, checksum };
+    const checksum = blocks ? this.#kernels.checksum() : this.#kernels.checksumOfOutputs();
+    const outputs = blocks ? [this.#kernels.output] : this.#kernels.outputs;
+    let bytesWritten = 0;
+    for (const [index, { path, offset, bytes }] of rangesOf(job, tile).entries()) {
+      const output = outputs[index];
+      if (output?.length !== bytes) throw new RangeError(`output ${index} has not ${bytes} bytes`);
+      this.#write(tile.job, path, offset, output);
+      bytesWritten += bytes;
+    }
+    return { bytesRead: rowBytes(job.source, tile.values), bytesWritten, checksum };
   }
 
-  #read(job: number, path: string, position: number, bytes: number): void {
+  /** Fills the input of the kernels. */
+  #readTile(job: TensorJob, tile: Tile): void {
+    const { input, inputOffset, source, row, inputRow = row, inputColumn = 0 } = job;
+    if (!isStrided(job)) {
+      const position = inputOffset + rowBytes(source, tile.first);
+      this.#read(tile.job, input, position, 0, rowBytes(source, tile.values));
+      return;
+    }
+    const wanted = rowBytes(source, row);
+    const stride = rowBytes(source, inputRow);
+    const start = inputOffset + (tile.first / row) * stride + rowBytes(source, inputColumn);
+    const rows = tile.values / row;
+    for (let done = 0; done < rows;) {
+      const at = done * wanted;
+      const room = this.#kernels.input.length - at;
+      // What lies between the columns is read along where it is not more than they are, as far as there is room.
+      const fitting = stride <= 2 * wanted ? 1 + Math.floor((room - wanted) / stride) : 1;
+      const count = Math.min(rows - done, fitting);
+      this.#read(tile.job, input, start + done * stride, at, (count - 1) * stride + wanted);
+      for (let next = 1; next < count; next++) {
+        const from = at + next * stride;
+        this.#kernels.input.copyWithin(at + next * wanted, from, from + wanted);
+      }
+      done += count;
+    }
+  }
+
+  #convert(job: TensorJob, tile: Tile): number {
+    const { source, target, row, method } = job;
+    const importance = importanceOf(job, tile);
+    if (typeof target === "string") {
+      const way = method === "search" ? method : "ggml";
+      return this.#kernels.convert(source, target, tile.values, importance, way);
+    }
+    const way = method === "search" ? method : "nearest";
+    return this.#kernels.convertNBits(source, target, row, tile.values / row, importance, way);
+  }
+
+  /** Reads bytes of a file to `at` in the input of the kernels. */
+  #read(job: number, path: string, position: number, at: number, bytes: number): void {
     attempt("read", job, path, () => {
       const descriptor = this.#files.descriptor(path, "r");
       for (let done = 0; done < bytes;) {
-        const got = readSync(descriptor, this.#kernels.input, done, bytes - done, position + done);
+        const got = readSync(descriptor, this.#kernels.input, at + done, bytes - done, position + done);
         if (got === 0) throw new Failure({ kind: "truncated", job, path, position: position + done });
         done += got;
       }

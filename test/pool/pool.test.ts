@@ -47,11 +47,16 @@ function containing(text: string): unknown {
   return expect.stringContaining(text);
 }
 
-function job(overrides: Partial<TensorJob> & Pick<TensorJob, "input" | "output">): TensorJob {
+function job({
+  output,
+  outputOffset = 0,
+  ...overrides
+}: Partial<TensorJob> &
+  Pick<TensorJob, "input"> & { readonly output: string; readonly outputOffset?: number }): TensorJob {
   return {
     name: "t",
     inputOffset: 0,
-    outputOffset: 0,
+    outputs: [{ path: output, offset: outputOffset }],
     source: "BF16",
     target: "BF16",
     row: 256,
@@ -79,8 +84,7 @@ describe("conversion", () => {
           name: `${source}-${target}`,
           input,
           inputOffset: 40,
-          output,
-          outputOffset,
+          outputs: [{ path: output, offset: outputOffset }],
           source,
           target,
           row,
@@ -259,7 +263,8 @@ describe("failures", () => {
   });
 
   it("of a worker itself are told and end the others", async () => {
-    const { input, output } = await withValue("BF16", 0, 1);
+    const { input, outputs } = await withValue("BF16", 0, 1);
+    const output = outputs[0]?.path ?? "";
     // A type that no kernel reads makes the worker throw something of its own.
     const jobs = [
       job({ input, output, source: "Q8_0", target: "Q8_0", row, rows: 4 }),

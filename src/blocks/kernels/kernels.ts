@@ -1,7 +1,11 @@
 import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
+import { bfloatsToFloats, halvesToFloats } from "../floats.js";
+import { type NBitsMethod, nbitsRow, type NBitsType } from "../nbits/types.js";
 import { blockType, blockTypes, rowBytes } from "../table.js";
 import type { BlockTypeName, Method } from "../types.js";
+import { combineChecksums } from "./checksums.js";
+import { roundRows } from "./rounding.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
@@ -108,6 +112,7 @@ export class Kernels {
   #weightsCapacity = 0;
   #input: Uint8Array;
   #output: Uint8Array;
+  #outputs: readonly Uint8Array[] = [];
   #lastProblem: ConversionProblem | undefined;
 
   /**
@@ -218,6 +223,53 @@ export class Kernels {
     return index;
   }
 
+  /**
+   * Converts `rows` rows of `row` values at the start of the input region to codes with a scale a block. Both
+   * methods round to nearest so far, whatever the importance.
+   *
+   * @returns like `convert`; `outputs` is then what was made
+   * @throws BlockError `not-encodable`, `over-capacity`
+   */
+  convertNBits(
+    source: BlockTypeName,
+    type: NBitsType,
+    row: number,
+    rows: number,
+    _importance?: Float32Array,
+    _method?: NBitsMethod,
+  ): number {
+    if (!sources.includes(source)) {
+      throw new BlockError("not-encodable", `values of type ${source} cannot be converted to codes`, {
+        advice: `The kernels read ${sources.join(", ")}.`,
+      });
+    }
+    const sizes = nbitsRow(type, row);
+    const lengths = [sizes.codes, sizes.scales, sizes.zeroPoints].map((bytes) => bytes * rows);
+    const starts = lengths.map((_, index) => lengths.slice(0, index).reduce((sum, bytes) => sum + bytes, 0));
+    const values = row * rows;
+    if (values > this.#capacity || (starts[2] ?? 0) + (lengths[2] ?? 0) > this.#capacity * 4) {
+      throw new BlockError(
+        "over-capacity",
+        `${rows} rows of ${row} values are more than the ${this.#capacity} values that the kernels have room for`,
+      );
+    }
+    const { buffer } = this.#exports.memory;
+    const [codes, scales, zeroPoints] = starts.map(
+      (start, index) => new Uint8Array(buffer, this.#outputAt + start, lengths[index]),
+    ) as [Uint8Array, Uint8Array, Uint8Array];
+    const floats = new Float32Array(values);
+    if (source === "F32") floats.set(new Float32Array(buffer, this.#inputAt, values));
+    else if (source === "F16") halvesToFloats(this.#input.subarray(0, 2 * values), floats);
+    else bfloatsToFloats(this.#input.subarray(0, 2 * values), floats);
+    const bad = roundRows(type, row, floats, { codes, scales, zeroPoints });
+    this.#lastProblem = undefined;
+    this.#outputs = type.zeroPoints ? [codes, scales, zeroPoints] : [codes, scales];
+    if (bad < 0) return bad;
+    this.#lastProblem = Number.isFinite(floats[bad]) ? "overflow" : "non-finite";
+    this.#outputs = [];
+    return bad;
+  }
+
   /** Makes the tables of a type that is searched on a lattice, once. */
   #prepare(target: BlockTypeName): void {
     const name = lattices.get(target);
@@ -256,6 +308,18 @@ export class Kernels {
   /** Checksum of `output`, 32 bits; `checksumOf` gives the same for the same bytes. */
   checksum(): number {
     return this.#exports.checksum(this.#output.byteOffset, this.#output.length) >>> 0;
+  }
+
+  /** What the last `convertNBits` made: codes, scales and, where the type has them, zero points; valid until the next call. */
+  get outputs(): readonly Uint8Array[] {
+    return this.#outputs;
+  }
+
+  /** Checksum of `outputs`, 32 bits: `combineChecksums` of those of each. */
+  checksumOfOutputs(): number {
+    return combineChecksums(
+      this.#outputs.map(({ byteOffset, length }) => this.#exports.checksum(byteOffset, length) >>> 0),
+    );
   }
 
   /**

@@ -29,3 +29,10 @@ export function nbitsRow({ bits, block, zeroPoints }: NBitsType, row: number): N
     zeroPoints: zeroPoints ? Math.ceil((blocks * bits) / 8) : 0,
   };
 }
+
+/**
+ * How values find their places. `nearest`: by the scale of the extreme value, or of the range with zero points, as
+ * ONNX Runtime's own quantizer does. `search`: the least Σ importance · (value − stored)² that a search finds, with
+ * every value as important where none is given; it never loses more than `nearest`.
+ */
+export type NBitsMethod = "search" | "nearest";
