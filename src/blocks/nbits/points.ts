@@ -1,0 +1,103 @@
+/**
+ * Scale and zero point of a block for the least weighted squared error. A whole zero point only says where the levels
+ * end: under one scale a few zero points are tried at once. Sums are float32 in the order of the values; `fround`
+ * stands wherever the kernels round.
+ */
+import { errorOf, inverseOf, type Levels, negligible, storedScale, sumsOf } from "../search/scale.js";
+import type { Fit } from "./types.js";
+
+const { floor, fround, max, min } = Math;
+
+/** How the scales are tried; `first` is how many steps the range of the values spans in the first trial. */
+export interface PointSearch {
+  readonly top: number;
+  readonly first: number;
+  /** More trials, each with a span so many times the last. */
+  readonly more: number;
+  readonly ratio: number;
+  /** Trials on either side of the best of those, and how far they lie apart, in parts of it. */
+  readonly fine: number;
+  readonly fineStep: number;
+  /** How often the scale of the best trial is stored and fitted anew to the levels that it then leads to. */
+  readonly rounds: number;
+}
+
+/** Zero points that are tried under one scale. */
+const beside = [0, 1, 2, 3] as const;
+
+/** Range of the values that have a weight, and of 0. */
+export function rangeOf(values: Float32Array, weights: Float32Array): { low: number; high: number } {
+  let low = 0;
+  let high = 0;
+  for (const [j, x] of values.entries()) {
+    if (!(weights[j]! > 0)) continue;
+    low = min(low, x);
+    high = max(high, x);
+  }
+  return { low, high };
+}
+
+/** The levels that a zero point leaves on either side of 0. */
+export function levelsFrom(zero: number, top: number): Levels {
+  return { lowest: -zero, highest: top - zero };
+}
+
+export function searchPoint(
+  search: PointSearch,
+  values: Float32Array,
+  weights: Float32Array,
+  plain: Fit,
+): Fit {
+  const { top } = search;
+  const { low, high } = rangeOf(values, weights);
+  if (max(-low, high) <= negligible) return { scale: 0, zero: 0 };
+  const unit = fround(1 / fround(high - low));
+  const middle = fround(low + high);
+  let inverse = 0;
+  let zero = 0;
+  let fit = 0;
+  let gain = 0;
+  const attempt = (tried: number, point: number): void => {
+    const { product, square } = sumsOf(levelsFrom(point, top), values, weights, tried);
+    const scale = fround(product / square);
+    const gained = fround(product * scale);
+    if (!(gained > gain)) return;
+    inverse = tried;
+    zero = point;
+    fit = scale;
+    gain = gained;
+  };
+  /** Tries the zero points that put the middle of the range near the middle of the codes. */
+  const attemptPoints = (tried: number): void => {
+    const centred = floor(fround(fround(top - fround(middle * tried)) * 0.5));
+    const first = max(0, min(top - 3, centred - 1));
+    for (const step of beside) attempt(tried, first + step);
+  };
+  let span = fround(search.first);
+  for (let t = 0; t <= search.more; t++) {
+    attemptPoints(fround(span * unit));
+    span = fround(span * fround(search.ratio));
+  }
+  const coarse = inverse;
+  const point = zero;
+  for (let k = 1; k <= search.fine; k++) {
+    const step = fround(fround(search.fineStep) * k);
+    attempt(fround(coarse * fround(1 - step)), point);
+    attempt(fround(coarse * fround(1 + step)), point);
+  }
+  let best = plain;
+  let error = errorOf(levelsFrom(plain.zero, top), values, weights, plain.scale);
+  const compare = (scale: number, point: number): void => {
+    const left = errorOf(levelsFrom(point, top), values, weights, scale);
+    if (!(left < error)) return;
+    error = left;
+    best = { scale, zero: point };
+  };
+  for (let round = 0; round < search.rounds; round++) {
+    const scale = storedScale(fit);
+    compare(scale, zero);
+    const { product, square } = sumsOf(levelsFrom(zero, top), values, weights, inverseOf(scale));
+    fit = square > 0 ? fround(product / square) : 0;
+  }
+  return best;
+}
