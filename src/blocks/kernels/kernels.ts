@@ -1,7 +1,9 @@
 import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
+import { checkNBits, type NBitsMethod, nbitsRow, type NBitsType } from "../nbits/types.js";
 import { blockType, blockTypes, rowBytes } from "../table.js";
 import type { BlockTypeName, Method } from "../types.js";
+import { joinChecksums } from "./checksums.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
@@ -86,6 +88,20 @@ interface Exports {
     blockBytes: number,
     search: number,
   ): number;
+  convertNBits(
+    source: number,
+    bits: number,
+    block: number,
+    zeroPoints: number,
+    searched: number,
+    input: number,
+    rows: number,
+    row: number,
+    weights: number,
+    codes: number,
+    scales: number,
+    zeros: number,
+  ): number;
 }
 
 /** Why a conversion stopped: a value is NaN or infinite, or the target cannot represent a finite one. */
@@ -108,6 +124,7 @@ export class Kernels {
   #weightsCapacity = 0;
   #input: Uint8Array;
   #output: Uint8Array;
+  #outputs: readonly Uint8Array[] = [];
   #lastProblem: ConversionProblem | undefined;
 
   /**
@@ -194,6 +211,7 @@ export class Kernels {
       );
     }
     const type = blockType(target);
+    this.#outputs = [];
     this.#prepare(target);
     const index = this.#exports.convert(
       blockType(source).id,
@@ -215,6 +233,79 @@ export class Kernels {
       const start = source === target ? this.#inputAt : this.#outputAt;
       this.#output = new Uint8Array(this.#exports.memory.buffer, start, bytes);
     }
+    return index;
+  }
+
+  /**
+   * Converts `rows` rows of `row` values at the start of the input region to codes of a few bits with a scale, and
+   * maybe a zero point, for each block; byte for byte as `encodeNBits` does.
+   *
+   * @param importance weight of each column, finite and not negative; the method `nearest` has no use for it
+   * @returns index of the first value that is NaN or infinite, or beyond 65504 (in halves: what rounds to infinity);
+   *   −1 when there is none. `lastProblem` says which; `outputs` is then empty.
+   * @throws BlockError `not-encodable`, `bad-nbits`, `uneven-row` or `over-capacity`
+   */
+  convertNBits(
+    source: BlockTypeName,
+    type: NBitsType,
+    row: number,
+    rows: number,
+    importance?: Float32Array,
+    method: NBitsMethod = "search",
+  ): number {
+    if (!sources.includes(source)) {
+      throw new BlockError("not-encodable", `values of type ${source} cannot be converted to codes`, {
+        advice: `The kernels read ${sources.join(", ")}.`,
+      });
+    }
+    checkNBits(type, row, rows);
+    if (importance !== undefined && importance.length !== row) {
+      throw new BlockError(
+        "uneven-row",
+        `an importance of ${importance.length} columns does not fit rows of ${row} values`,
+      );
+    }
+    const { bits, block, zeroPoints } = type;
+    // The output region has four bytes for a value. A padded one takes 19/16 at most: 8 bits in blocks of 16.
+    const padded = rows * Math.ceil(row / block) * block;
+    if (padded > this.#capacity) {
+      throw new BlockError(
+        "over-capacity",
+        `${rows} rows of ${row} values, ${padded} in whole blocks, are more than the ${this.#capacity} that the kernels have room for`,
+      );
+    }
+    const sizes = nbitsRow(type, row);
+    const codesAt = this.#outputAt;
+    const scalesAt = codesAt + rows * sizes.codes;
+    const pointsAt = scalesAt + rows * sizes.scales;
+    const weights = method === "search" && importance !== undefined ? this.#placeWeights(importance) : 0;
+    const index = this.#exports.convertNBits(
+      blockType(source).id,
+      bits,
+      block,
+      zeroPoints ? 1 : 0,
+      method === "search" ? 1 : 0,
+      this.#inputAt,
+      rows,
+      row,
+      weights,
+      codesAt,
+      scalesAt,
+      pointsAt,
+    );
+    this.#output = this.#input.subarray(0, 0);
+    this.#outputs = [];
+    this.#lastProblem = undefined;
+    if (index >= 0) {
+      this.#lastProblem = this.#exports.problem.value === 1 ? "non-finite" : "overflow";
+      return index;
+    }
+    const { buffer } = this.#exports.memory;
+    this.#outputs = [
+      new Uint8Array(buffer, codesAt, rows * sizes.codes),
+      new Uint8Array(buffer, scalesAt, rows * sizes.scales),
+      ...(zeroPoints ? [new Uint8Array(buffer, pointsAt, rows * sizes.zeroPoints)] : []),
+    ];
     return index;
   }
 
@@ -251,6 +342,21 @@ export class Kernels {
   /** The bytes that the last `convert` made; valid until the next one. */
   get output(): Uint8Array {
     return this.#output;
+  }
+
+  /**
+   * The codes, scales and, for a type that has them, zero points that the last `convertNBits` made, each of all rows;
+   * valid until the next conversion. Empty after a conversion of the other kind.
+   */
+  get outputs(): readonly Uint8Array[] {
+    return this.#outputs;
+  }
+
+  /** Checksum of all `outputs`, 32 bits: `joinChecksums` of what `checksumOf` gives for the bytes of each. */
+  checksumOfOutputs(): number {
+    return joinChecksums(
+      this.#outputs.map(({ byteOffset, length }) => this.#exports.checksum(byteOffset, length) >>> 0),
+    );
   }
 
   /** Checksum of `output`, 32 bits; `checksumOf` gives the same for the same bytes. */

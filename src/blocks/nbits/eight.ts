@@ -5,7 +5,7 @@
  * a level. A zero point, which is whole, does not change that. Float32 sums run in the order of the values; `fround`
  * stands wherever the kernels round.
  */
-import { errorOf, inverseOf, levelOf, negligible, storedScale, sumsOf } from "../search/scale.js";
+import { errorOf, negligible, storedScale, sumsOf } from "../search/scale.js";
 import { levelsFrom, rangeOf } from "./points.js";
 import { type Fit, middleOf, type NBitsType, topOf } from "./types.js";
 

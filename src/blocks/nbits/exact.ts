@@ -34,7 +34,7 @@ export function exactFit(type: NBitsType, values: Float32Array): Fit | undefined
     if (unit === undefined) return undefined;
   }
   // The values may be multiples of a multiple of the scale, which no half holds.
-  for (let part = 1; part * fround(most / unit) <= steps; part++) {
+  for (let part = 1; fround(part * fround(most / unit)) <= steps; part++) {
     const scale = storedScale(fround(unit / part));
     if (fround(scale * part) !== unit) continue;
     return holding(type, values, scale, low, high);

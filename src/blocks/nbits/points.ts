@@ -12,9 +12,11 @@ const { floor, fround, max, min } = Math;
 export interface PointSearch {
   readonly top: number;
   readonly first: number;
-  /** More trials, each with a span so many times the last. */
-  readonly more: number;
-  readonly ratio: number;
+  /** More trials: `near` with a span `nearRatio` times the last, then `far` with `farRatio`. */
+  readonly near: number;
+  readonly nearRatio: number;
+  readonly far: number;
+  readonly farRatio: number;
   /** Trials on either side of the best of those, and how far they lie apart, in parts of it. */
   readonly fine: number;
   readonly fineStep: number;
@@ -22,8 +24,10 @@ export interface PointSearch {
   readonly rounds: number;
 }
 
-/** Zero points that are tried under one scale. */
-const beside = [0, 1, 2, 3] as const;
+/** Zero points that are tried under one scale: from the one before some point to the second after it. */
+const points = [0, 1, 2, 3] as const;
+/** Where these are not all, the best trial's neighbours are tried as well, this much of its scale away. */
+const reach = 1.1;
 
 /** Range of the values that have a weight, and of 0. */
 export function rangeOf(values: Float32Array, weights: Float32Array): { low: number; high: number } {
@@ -67,16 +71,22 @@ export function searchPoint(
     fit = scale;
     gain = gained;
   };
-  /** Tries the zero points that put the middle of the range near the middle of the codes. */
-  const attemptPoints = (tried: number): void => {
-    const centred = floor(fround(fround(top - fround(middle * tried)) * 0.5));
-    const first = max(0, min(top - 3, centred - 1));
-    for (const step of beside) attempt(tried, first + step);
+  const attemptAround = (tried: number, point: number): void => {
+    const first = max(0, min(top - 3, point - 1));
+    for (const step of points) attempt(tried, first + step);
   };
   let span = fround(search.first);
-  for (let t = 0; t <= search.more; t++) {
-    attemptPoints(fround(span * unit));
-    span = fround(span * fround(search.ratio));
+  for (let t = 0; t <= search.near + search.far; t++) {
+    const tried = fround(span * unit);
+    // The middle of the range near the middle of the codes.
+    attemptAround(tried, floor(fround(fround(top - fround(middle * tried)) * 0.5)));
+    span = fround(span * fround(t < search.near ? search.nearRatio : search.farRatio));
+  }
+  if (top >= points.length) {
+    attemptAround(inverse, zero);
+    const [found, point] = [inverse, zero];
+    attemptAround(fround(found * fround(reach)), point);
+    attemptAround(fround(found * fround(1 / reach)), point);
   }
   const coarse = inverse;
   const point = zero;
