@@ -25,8 +25,12 @@ export interface PointSearch {
 }
 
 /** Zero points that are tried under one scale: from the one before some point to the second after it. */
-const points = [0, 1, 2, 3] as const;
-/** Where these are not all, the best trial's neighbours are tried as well, this much of its scale away. */
+const all = [0, 1, 2, 3] as const;
+/** Those of 2 bits that leave levels on both sides of 0, for blocks that reach so far on both… */
+const inner = [1, 2] as const;
+/** …that one side is less than this many times the other. */
+const lopsided = 2;
+/** Where there are more zero points, the best trial's neighbours are tried as well, this much of its scale away. */
 const reach = 1.1;
 
 /** Range of the values that have a weight, and of 0. */
@@ -71,6 +75,8 @@ export function searchPoint(
     fit = scale;
     gain = gained;
   };
+  const sided = fround(fround(lopsided) * min(-low, high)) < max(-low, high);
+  const points = top < all.length && !sided ? inner : all;
   const attemptAround = (tried: number, point: number): void => {
     const first = max(0, min(top - 3, point - 1));
     for (const step of points) attempt(tried, first + step);
@@ -82,7 +88,7 @@ export function searchPoint(
     attemptAround(tried, floor(fround(fround(top - fround(middle * tried)) * 0.5)));
     span = fround(span * fround(t < search.near ? search.nearRatio : search.farRatio));
   }
-  if (top >= points.length) {
+  if (top >= all.length) {
     attemptAround(inverse, zero);
     const [found, point] = [inverse, zero];
     attemptAround(fround(found * fround(reach)), point);

@@ -13,15 +13,19 @@ let zero: v128 = i32x4.splat(0);
 let fit: v128 = i32x4.splat(0);
 let gain: v128 = i32x4.splat(0);
 
+/** Blocks for which the outer two of four zero points are tried. */
+let outer: v128 = i32x4.splat(0);
+
+const LOPSIDED: f32 = 2;
 const REACH: f32 = 1.1;
 const BACK: f32 = <f32>(1 / 1.1);
 
 /** Takes a trial over where it is better than what the search has. */
 // @ts-ignore: decorator
-@inline function settle(tried: v128, point: v128, product: v128, square: v128): void {
+@inline function settle(tried: v128, point: v128, product: v128, square: v128, among: v128): void {
   const scale = f32x4.div(product, square);
   const gained = f32x4.mul(product, scale);
-  const better = f32x4.gt(gained, gain);
+  const better = v128.and(f32x4.gt(gained, gain), among);
   inverse = v128.bitselect(tried, inverse, better);
   zero = v128.bitselect(point, zero, better);
   fit = v128.bitselect(scale, fit, better);
@@ -70,10 +74,36 @@ function attemptAround(tried: v128, point: v128, top: f32, values: usize, weight
     squareC = f32x4.add(squareC, f32x4.mul(weigh(weight, levelC, weighted), levelC));
     squareD = f32x4.add(squareD, f32x4.mul(weigh(weight, levelD, weighted), levelD));
   }
-  settle(tried, a, productA, squareA);
-  settle(tried, b, productB, squareB);
-  settle(tried, c, productC, squareC);
-  settle(tried, d, productD, squareD);
+  settle(tried, a, productA, squareA, outer);
+  settle(tried, b, productB, squareB, i32x4.splat(-1));
+  settle(tried, c, productC, squareC, i32x4.splat(-1));
+  settle(tried, d, productD, squareD, outer);
+}
+
+/** The zero points 1 and 2 of codes of 2 bits. */
+function attemptInner(tried: v128, values: usize, weighted: bool): void {
+  const low = f32x4.splat(-2);
+  const high = f32x4.splat(2);
+  const one = f32x4.splat(1);
+  const minus = f32x4.splat(-1);
+  let productA = i32x4.splat(0);
+  let productB = productA;
+  let squareA = productA;
+  let squareB = productA;
+  for (let at = turned; at < turned + 16 * values; at += 16) {
+    const level = f32x4.nearest(f32x4.mul(v128.load(at), tried));
+    const weight = weightAt(at, weighted);
+    const product = productAt(at, weighted);
+    const levelA = clamp(level, minus, high);
+    const levelB = clamp(level, low, one);
+    productA = f32x4.add(productA, f32x4.mul(product, levelA));
+    productB = f32x4.add(productB, f32x4.mul(product, levelB));
+    squareA = f32x4.add(squareA, f32x4.mul(weigh(weight, levelA, weighted), levelA));
+    squareB = f32x4.add(squareB, f32x4.mul(weigh(weight, levelB, weighted), levelB));
+  }
+  const all = i32x4.splat(-1);
+  settle(tried, one, productA, squareA, all);
+  settle(tried, high, productB, squareB, all);
 }
 
 /** Two scales with one zero point. */
@@ -96,8 +126,9 @@ function attemptAround(tried: v128, point: v128, top: f32, values: usize, weight
     squareA = f32x4.add(squareA, f32x4.mul(weigh(weight, levelA, weighted), levelA));
     squareB = f32x4.add(squareB, f32x4.mul(weigh(weight, levelB, weighted), levelB));
   }
-  settle(a, point, productA, squareA);
-  settle(b, point, productB, squareB);
+  const all = i32x4.splat(-1);
+  settle(a, point, productA, squareA, all);
+  settle(b, point, productB, squareB, all);
 }
 
 /**
@@ -126,12 +157,17 @@ function attemptAround(tried: v128, point: v128, top: f32, values: usize, weight
   zero = inverse;
   fit = inverse;
   gain = inverse;
+  const below = f32x4.neg(low);
+  const less = f32x4.mul(f32x4.pmin(below, high), f32x4.splat(LOPSIDED));
+  outer = top > 3 ? i32x4.splat(-1) : f32x4.lt(less, f32x4.pmax(below, high));
+  const many = top > 3 || v128.any_true(outer);
   let span = first;
   for (let t = 0; t <= near + far; t++) {
     const tried = f32x4.mul(f32x4.splat(span), unit);
     const room = f32x4.sub(f32x4.splat(top), f32x4.mul(middle, tried));
     const centred = f32x4.floor(f32x4.mul(room, f32x4.splat(0.5)));
-    attemptAround(tried, centred, top, values, weighted);
+    if (many) attemptAround(tried, centred, top, values, weighted);
+    else attemptInner(tried, values, weighted);
     span *= t < near ? nearRatio : farRatio;
   }
   if (top > 3) {
