@@ -283,7 +283,7 @@ class Build {
     reporter.start(`verify ${basename(path)}`);
     const verification = await measureFile(
       this.#engine,
-      path,
+      { path, vocabulary: path },
       reference.path,
       this.#request,
       reporter,

@@ -106,13 +106,15 @@ export async function packageFiles(options: PackageOptions, force: boolean): Pro
   return toWrite;
 }
 
+/** What tells models of other sizes apart. */
+function shapeOf(config: JsonObject): string {
+  const text = (config["text_config"] ?? config) as JsonObject;
+  return JSON.stringify([text["hidden_size"], text["num_hidden_layers"], text["vocab_size"]]);
+}
+
 /** Whether an earlier package is of a model of the same shape. */
 function sameModel(earlier: JsonObject | undefined, json: JsonObject): boolean {
-  const shape = (config: JsonObject): string => {
-    const text = (config["text_config"] ?? config) as JsonObject;
-    return JSON.stringify([text["hidden_size"], text["num_hidden_layers"], text["vocab_size"]]);
-  };
-  return earlier !== undefined && shape(earlier) === shape(json);
+  return earlier !== undefined && shapeOf(earlier) === shapeOf(json);
 }
 
 /** Writes them, each in one step. */

@@ -14,6 +14,8 @@ export interface TextGraphs {
   readonly embed: ModelProto;
   readonly decoder: ModelProto;
   readonly folder: string;
+  /** Paths of all files that they consist of. */
+  readonly files: readonly string[];
 }
 
 /** Bytes of a graph file. */
@@ -28,7 +30,16 @@ export async function encodeGraph(model: ModelProto): Promise<Uint8Array> {
  */
 export async function readTextGraphs(embed: string, decoder: string): Promise<TextGraphs> {
   const [first, second] = [await openOnnx(embed), await openOnnx(decoder)];
-  return { embed: first.model, decoder: second.model, folder: dirname(decoder) };
+  const data = [first, second].flatMap(({ path, dataFiles }) => [
+    path,
+    ...[...dataFiles.values()].map((file) => file.path),
+  ]);
+  return {
+    embed: first.model,
+    decoder: second.model,
+    folder: dirname(resolve(decoder)),
+    files: [...new Set(data)],
+  };
 }
 
 /**
@@ -56,6 +67,7 @@ export async function checkpointGraphs(
     embed: makeModel(embedGraph({ ...options, ...embed }).place(place), parts),
     decoder: makeModel(decoderGraph(options).place(place), parts),
     folder,
+    files,
   };
 }
 

@@ -121,6 +121,21 @@ function levelled(graph: GraphProto, level: number): GraphProto {
   };
 }
 
+/** The level that the products of a model have; null where there are none, the highest where they differ. */
+export function accuracyLevelOf({ graph }: ModelProto): number | null {
+  const levels = levelsIn(graph);
+  return levels.length === 0 ? null : Math.max(...levels);
+}
+
+function levelsIn(graph: GraphProto): number[] {
+  return graph.node.flatMap(({ opType, attribute }) => [
+    ...(opType === "MatMulNBits"
+      ? [Number(attribute.find(({ name }) => name === "accuracy_level")?.i ?? 0)]
+      : []),
+    ...attribute.flatMap(({ g }) => (g === undefined ? [] : levelsIn(g))),
+  ]);
+}
+
 /** The model with its data files found elsewhere: relative to a folder that several models share. */
 export function relocated(model: ModelProto, move: (location: string) => string): ModelProto {
   return { ...model, graph: movedGraph(model.graph, move) };
