@@ -4,8 +4,13 @@ import type { Role } from "../../gemma4/types.js";
 import { PlanError } from "../errors.js";
 
 /** Graphs of a text model in the transformers.js layout. */
-export const GRAPHS = ["embed_tokens", "decoder_model_merged"] as const;
-export type GraphName = (typeof GRAPHS)[number];
+const GRAPHS = ["embed_tokens", "decoder_model_merged"] as const;
+
+/** A graph of either layout: the genai one has a single graph for text. */
+export type GraphName = (typeof GRAPHS)[number] | "model";
+
+/** Whose layout is written. */
+export type PackageLayout = "transformers.js" | "genai";
 
 /** What the table below fixes a form for. */
 export type Group =
@@ -79,6 +84,7 @@ export type DtypeName = keyof typeof DTYPES;
 
 /** Name of a graph's file. */
 export function graphFile(graph: GraphName, dtype: DtypeName): string {
+  if (graph === "model") return "model.onnx";
   return `${graph}${DTYPES[dtype].suffix}.onnx`;
 }
 
@@ -114,7 +120,11 @@ function graphOf(text: string): GraphName {
  * @returns every graph once in each dtype that it is to be written in
  * @throws PlanError (exit code 2) for an unknown dtype or graph, and one that is named twice
  */
-export function parseDtypes(items: readonly string[]): GraphChoice[] {
+export function parseDtypes(
+  items: readonly string[],
+  layout: PackageLayout = "transformers.js",
+): GraphChoice[] {
+  if (layout === "genai") return [{ graph: "model", dtype: singleDtype(items) }];
   const general: DtypeName[] = [];
   const single = new Map<GraphName, DtypeName>();
   for (const item of items) {
@@ -134,6 +144,17 @@ export function parseDtypes(items: readonly string[]): GraphChoice[] {
     const dtypes = own === undefined ? general : [own];
     return dtypes.map((dtype) => ({ graph, dtype }));
   });
+}
+
+/** The one dtype of a folder that can hold one only. */
+function singleDtype(items: readonly string[]): DtypeName {
+  const [only = ""] = items;
+  if (items.length === 1 && !only.includes("=")) return dtypeOf(only);
+  throw new PlanError(
+    "single-dtype",
+    `--dtype ${items.join(",")}: the genai layout has one graph, expected one dtype.`,
+    { exitCode: 2, advice: "Export each dtype into a folder of its own." },
+  );
 }
 
 function twice(what: string): PlanError {

@@ -9,7 +9,13 @@ import { packageVersion } from "../../base/paths.js";
 import type { BlockTypeName } from "../../blocks/types.js";
 import type { BoundWeight } from "../../gemma4/bind.js";
 import { entriesOf } from "../../gemma4/graph/checkpoint-source.js";
-import { decoderGraph, embedGraph, GRAPH_OPSET, type UnplacedGraph } from "../../gemma4/graph/graphs.js";
+import {
+  decoderGraph,
+  embedGraph,
+  GRAPH_OPSET,
+  textGraph,
+  type UnplacedGraph,
+} from "../../gemma4/graph/graphs.js";
 import type { GraphTensor, WeightSource } from "../../gemma4/graph/stored.js";
 import type { Gemma4Config, Weight } from "../../gemma4/types.js";
 import { PlanError } from "../errors.js";
@@ -205,7 +211,9 @@ function unplacedGraph(
   const { config, placeholders, padding, accuracyLevel = DEFAULT_ACCURACY_LEVEL } = options;
   const { internal } = DTYPES[dtype];
   const common = { config, source, internal, accuracyLevel };
-  return graph === "embed_tokens" ? embedGraph({ ...common, placeholders, padding }) : decoderGraph(common);
+  if (graph === "decoder_model_merged") return decoderGraph(common);
+  const embed = { ...common, placeholders, padding };
+  return graph === "embed_tokens" ? embedGraph(embed) : textGraph(embed);
 }
 
 /** Tensors of one weight, or of one cut of it, which are made from the same values. */
