@@ -9,7 +9,7 @@ import { lintAccuracyLevels, lintWeights } from "./lint/weights.js";
 import { scopesOf } from "./scopes.js";
 import type { ModelProto } from "./types.js";
 
-export type { Finding, Severity } from "./lint/findings.js";
+export type { Finding } from "./lint/findings.js";
 
 export interface LintOptions {
   /** The data files of the model; of their sizes nothing is said when left out. */
