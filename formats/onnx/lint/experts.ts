@@ -6,11 +6,11 @@ import { type Findings, nodeLabel } from "./findings.js";
 /** Activations of the fused operators, none of which is Gemma's gelu(gate) · up. `relu` is the default. */
 const NOT_GATED_GELU: ReadonlySet<string> = new Set(["relu", "gelu", "silu", "identity", "swiglu"]);
 
-/** Weights of a QMoE, [experts, rows, packed columns], and the inputs with their zero points. */
-const WEIGHTS: readonly (readonly [name: string, weight: number, zeroPoints: number])[] = [
-  ["fc1", 2, 11],
-  ["fc2", 5, 12],
-  ["fc3", 8, 13],
+/** Inputs of a QMoE that are weights: [experts, rows, packed columns]. */
+const WEIGHTS: readonly (readonly [name: string, input: number])[] = [
+  ["fc1", 2],
+  ["fc2", 5],
+  ["fc3", 8],
 ];
 
 function lintBlocks(scope: Scope, node: NodeProto, label: string, findings: Findings): void {
@@ -18,20 +18,13 @@ function lintBlocks(scope: Scope, node: NodeProto, label: string, findings: Find
   const bits = intAttribute(node, "expert_weight_bits", 4);
   // Without a block size every row has one scale.
   if (!Number.isSafeInteger(block) || block <= 0 || ![2, 4, 8].includes(bits)) return;
-  for (const [name, weight, zeroPoints] of WEIGHTS) {
-    const dims = scope.constant(node.input[weight] ?? "")?.tensor.dims;
+  for (const [name, input] of WEIGHTS) {
+    const dims = scope.constant(node.input[input] ?? "")?.tensor.dims;
     if (dims?.length !== 3) continue;
     const columns = (dims[2]! * 8) / bits;
-    // Zero points of a row are packed into whole bytes.
-    const packed = (node.input[zeroPoints] ?? "") !== "";
-    const divisor = packed ? (block * 8) / bits : block;
-    if (columns % divisor === 0) continue;
-    const why = packed ? "block_size times zero points a byte" : "block_size";
-    findings.add(
-      "moe-block",
-      label,
-      `QMoE has rows of ${columns} in ${name}, expected a multiple of ${divisor}, ${why}.`,
-    );
+    if (columns % block === 0) continue;
+    const message = `QMoE has rows of ${columns} in ${name}, expected a multiple of block_size ${block}.`;
+    findings.add("moe-block", label, message);
   }
 }
 
