@@ -1,5 +1,6 @@
 import {
   ATTRIBUTE_TYPES,
+  type AttributeProto,
   type GraphProto,
   type ModelProto,
   type NodeProto,
@@ -12,6 +13,9 @@ import { isOnnxDomain, MICROSOFT_DOMAIN } from "./versions.js";
  * residual stream through ten layers.
  */
 const MAX_STEPS = 64;
+
+/** Attributes of a node among which one is looked for. Real: 17, those that GroupQueryAttention may have. */
+const MAX_ATTRIBUTES = 64;
 
 /** A tensor of the model, and where it stands, in the words of `OnnxTensor.path`. */
 export interface Constant {
@@ -98,15 +102,15 @@ export class Scope {
   readonly outputs: readonly string[];
   /** The scope around it, and the index of the node there whose attribute it is. */
   readonly outer: { readonly scope: Scope; readonly index: number } | null;
-  /** Domains of operators that may be used, as they are imported. */
-  readonly domains: readonly string[];
+  /** Domains of operators that are imported; that of ONNX itself is empty. */
+  readonly domains: ReadonlySet<string>;
   readonly #definitions = new Map<string, Definition>();
   readonly #types = new Map<string, number>();
 
   constructor(
     path: string,
     body: GraphProto | Pick<Scope, "nodes" | "inputs" | "outputs">,
-    domains: readonly string[],
+    domains: ReadonlySet<string>,
     outer: Scope["outer"],
   ) {
     this.path = path;
@@ -168,10 +172,10 @@ export class Scope {
     const found = this.find(name);
     if (found?.kind === "initializer") return found.constant;
     if (found?.kind !== "node" || found.node.opType !== "Constant") return undefined;
-    const at = found.node.attribute.findIndex((attribute) => attribute.name === "value");
-    const tensor = found.node.attribute[at]?.t;
-    if (tensor === undefined) return undefined;
-    return { tensor, path: `${found.scope.path}.node[${found.index}].attribute[${at}].t` };
+    // A Constant has one attribute, which says the kind of its value by its name.
+    const [value] = found.node.attribute;
+    if (value?.name !== "value" || value.t === undefined) return undefined;
+    return { tensor: value.t, path: `${found.scope.path}.node[${found.index}].attribute[0].t` };
   }
 }
 
@@ -217,18 +221,25 @@ export function elementTypeOf(scope: Scope, name: string): number | undefined {
   return undefined;
 }
 
+/** An attribute of a node; nodes are asked again and again, so that those of a hostile one are not all looked at. */
+function attributeOf({ attribute }: NodeProto, name: string): AttributeProto | undefined {
+  const end = Math.min(attribute.length, MAX_ATTRIBUTES);
+  for (let index = 0; index < end; index++) if (attribute[index]?.name === name) return attribute[index];
+  return undefined;
+}
+
 /** A number among the attributes of a node: NaN when it is of another kind, the default when it is not there. */
 export function intAttribute(node: NodeProto, name: string): number | undefined;
 export function intAttribute(node: NodeProto, name: string, absent: number): number;
 export function intAttribute(node: NodeProto, name: string, absent?: number): number | undefined {
-  const found = node.attribute.find((attribute) => attribute.name === name);
+  const found = attributeOf(node, name);
   if (found === undefined) return absent;
   return found.type === ATTRIBUTE_TYPES.INT ? Number(found.i ?? 0) : NaN;
 }
 
 /** A text among the attributes of a node. */
 export function textAttribute(node: NodeProto, name: string): string | undefined {
-  const found = node.attribute.find((attribute) => attribute.name === name);
+  const found = attributeOf(node, name);
   return found?.s === undefined ? undefined : new TextDecoder().decode(found.s);
 }
 
@@ -251,14 +262,18 @@ function collect(scope: Scope, into: Scope[]): void {
   }
 }
 
+function domainsOf(imports: ModelProto["opsetImport"]): ReadonlySet<string> {
+  return new Set(imports.map(({ domain }) => (isOnnxDomain(domain) ? "" : domain)));
+}
+
 /** All scopes of a model, each before those inside it: the graph first, then functions. Training graphs are left out. */
 export function scopesOf({ graph, opsetImport, functions = [] }: ModelProto): Scope[] {
   const scopes: Scope[] = [];
-  const domains = opsetImport.map(({ domain }) => domain);
+  const domains = domainsOf(opsetImport);
   collect(new Scope("graph", graph, domains, null), scopes);
   for (const [index, { node, input, output, opsetImport }] of functions.entries()) {
     const body = { nodes: node, inputs: input, outputs: output };
-    const own = opsetImport.map(({ domain }) => domain);
+    const own = domainsOf(opsetImport);
     collect(new Scope(`functions[${index}]`, body, own, null), scopes);
   }
   return scopes;

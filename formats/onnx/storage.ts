@@ -172,7 +172,10 @@ export function distinctTensors(tensors: readonly OnnxTensor[]): OnnxTensor[] {
 export function storedWeights(model: ModelProto, tensors: readonly OnnxTensor[]): StoredWeights[] {
   const claims = claimAll(model);
   const totals = new Map<string, { tensors: number; values: number; bytes: number; weights: boolean }>();
-  for (const { path, type, dims, byteLength } of distinctTensors(tensors)) {
+  // Of tensors that share their bytes, one that an operator reads says more.
+  const claimed = ({ path }: OnnxTensor): number => (claims.get(path) === undefined ? 0 : 1);
+  const inOrder = tensors.toSorted((a, b) => claimed(b) - claimed(a));
+  for (const { path, type, dims, byteLength } of distinctTensors(inOrder)) {
     const claim = claims.get(path);
     const storage = claim?.storage ?? type;
     const weights = claim !== undefined || !NO_WEIGHTS.has(type);

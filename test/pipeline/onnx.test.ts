@@ -148,8 +148,8 @@ function decoder(tensors: readonly TensorProto[]): ModelProto {
         valueInfo("experts_out", "FLOAT", [2, "rows", 4]),
       ],
       initializers: [
-        ...tensors,
         { name: "tied", ...tied },
+        ...tensors,
         inlineTensor("gain", "FLOAT", [40], gain),
         inlineTensor("rounds", "INT64", [], rounds),
       ],
@@ -223,10 +223,10 @@ describe("inspect of ONNX", () => {
       { operator: "Identity", domain: "", nodes: 2 },
     ]);
     expect(first?.inputs[0]).toEqual({ name: "x", type: "FLOAT", shape: ["rows", 40] });
-    expect(first?.tensors.slice(0, 1)).toEqual([
+    expect(first?.tensors.slice(1, 2)).toEqual([
       {
         name: "b",
-        path: "graph.initializer[0]",
+        path: "graph.initializer[1]",
         type: "UINT8",
         shape: [4, 3, 8],
         bytes: 96,

@@ -31,16 +31,16 @@ export function lintVersions({ irVersion, opsetImport }: ModelProto, findings: F
 
 /** Every operator is of a domain that is imported, and the one norm that is often put into the wrong one. */
 export function lintDomains(scope: Scope, findings: Findings): void {
-  const imported = new Set(scope.domains.map((domain) => (isOnnxDomain(domain) ? "" : domain)));
+  const told = new Set<string>();
   for (const [index, { opType, domain: named = "" }] of scope.nodes.entries()) {
     const domain = isOnnxDomain(named) ? "" : named;
     if (domain === MICROSOFT_DOMAIN && opType === "SimplifiedLayerNormalization") {
       const message = `SimplifiedLayerNormalization is of ${MICROSOFT_DOMAIN}, expected ONNX's own domain.`;
       findings.add("domain", nodeLabel(scope, index), message);
     }
-    if (imported.has(domain)) continue;
+    if (scope.domains.has(domain) || told.has(domain)) continue;
     // Once is enough: all nodes of the domain have the same flaw.
-    imported.add(domain);
+    told.add(domain);
     const rule = domain === MICROSOFT_DOMAIN ? "domain-import" : "domain";
     const whose = domain === "" ? "ONNX" : shown(domain);
     findings.add(rule, nodeLabel(scope, index), `${shown(opType)} is of ${whose}, which is not imported.`);

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import {
   attr,
@@ -22,6 +24,7 @@ import type {
   ValueInfoProto,
 } from "../../../formats/onnx/types.js";
 import { MICROSOFT_DOMAIN } from "../../../formats/onnx/versions.js";
+import { packageRoot } from "../../../src/base/paths.js";
 import { everything } from "./support.js";
 
 /** An optional dependency; it has no library for some systems. */
@@ -798,6 +801,15 @@ describe.each(CASES)(
 
 test("every rule is broken once", () => {
   expect([...new Set(CASES.map(({ rule }) => rule))].toSorted()).toEqual(Object.keys(RULES).toSorted());
+});
+
+test("every rule is described for those who read the output", () => {
+  const text = readFileSync(join(packageRoot, "docs", "json.md"), "utf8");
+  const rows = [...text.matchAll(/^\| `([a-z0-9-]+)` \| (error|warning) \| .+ \|$/gm)];
+  const described = Object.fromEntries(rows.map(([, rule = "", severity]) => [rule, severity]));
+  expect(described).toEqual(
+    Object.fromEntries(Object.entries(RULES).map(([rule, [severity]]) => [rule, severity])),
+  );
 });
 
 describe("what is allowed", () => {
