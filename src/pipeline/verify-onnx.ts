@@ -1,7 +1,7 @@
 import { stat } from "node:fs/promises";
-import type { Engine } from "../engines/types.js";
+import type { Engine, ModelInfo } from "../engines/types.js";
 import { accuracyLevelOf } from "../gemma4/graph/verification.js";
-import { readTextGraphs } from "../gemma4/graph/files.js";
+import { readTextGraphs, type TextGraphs } from "../gemma4/graph/files.js";
 import { listWeights, parameterCount } from "../gemma4/weights.js";
 import type { OnnxVerified } from "../verify/onnx/engine.js";
 import { PipelineError } from "./errors.js";
@@ -25,17 +25,33 @@ interface Opened {
 }
 
 async function openPackage(found: OnnxPackage, vocabulary: string): Promise<Opened> {
-  const graphs = await readTextGraphs(found.embed, found.decoder);
-  const weights = listWeights(found.config).filter(({ unused }) => !unused);
+  const { graphs, level, model } = await describePackage(found);
+  const { path, parameters, bytes, description } = model;
+  return {
+    found,
+    model: { name: path, graphs, vocabulary, parameters, bytes, description },
+    level,
+    names: await knownAs(found),
+  };
+}
+
+/** Reads the graphs of a package, and tells what kind of model it is. */
+export async function describePackage(
+  found: OnnxPackage,
+): Promise<{ readonly graphs: TextGraphs; readonly level: number | null; readonly model: ModelInfo }> {
+  const { config, embed, decoder, path } = found;
+  const graphs = await readTextGraphs(embed, decoder);
+  const weights = listWeights(config).filter(({ unused }) => !unused);
   const model = {
-    name: found.path,
-    graphs,
-    vocabulary,
+    path,
+    vocabulary: config.vocabulary,
     parameters: weights.reduce((sum, weight) => sum + parameterCount(weight), 0),
     bytes: await sizeOf(graphs.files),
-    description: "ONNX",
+    description: `gemma4 ${config.member}, ONNX`,
+    bos: config.specialTokenIds.bos ?? 2,
+    addsBos: true,
   };
-  return { found, model, level: accuracyLevelOf(graphs.decoder), names: await knownAs(found) };
+  return { graphs, level: accuracyLevelOf(graphs.decoder), model };
 }
 
 async function sizeOf(paths: readonly string[]): Promise<number> {
