@@ -107,8 +107,8 @@ export class OutputFiles {
         await attempt(part.path, rename(part.temporaryPath, part.path));
         renamed.push(part);
       }
-      const { path } = this.parts[0]!;
-      await attempt(path, syncFolder(dirname(path)));
+      const folders = new Map(this.parts.map(({ path }) => [dirname(path), path]));
+      for (const [folder, path] of folders) await attempt(path, syncFolder(folder));
     } catch (error) {
       // Also where a file was replaced, which is gone in any case: new parts among old ones would look whole.
       await Promise.allSettled(renamed.map(({ path, temporaryPath }) => rename(path, temporaryPath)));

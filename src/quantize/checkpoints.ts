@@ -1,4 +1,4 @@
-import type { GgufOutput } from "../../formats/gguf/write.js";
+import type { OutputFiles } from "../../formats/output-files.js";
 import type { Journal, TensorHash } from "./journal.js";
 
 /**
@@ -15,7 +15,7 @@ const FLUSH_BYTES = 256 * 2 ** 20;
 
 /** Notes finished tensors in the journal, in batches, after their bytes have reached the disk. */
 export class Checkpoints {
-  readonly #files: GgufOutput;
+  readonly #files: OutputFiles;
   readonly #journal: Journal;
   readonly #interval: number;
   #waiting = new Map<number, TensorHash>();
@@ -23,14 +23,14 @@ export class Checkpoints {
   #flushed = 0;
   #running: Promise<void> | undefined;
 
-  constructor(files: GgufOutput, journal: Journal, interval = DEFAULT_INTERVAL_MS) {
+  constructor(files: OutputFiles, journal: Journal, interval = DEFAULT_INTERVAL_MS) {
     this.#files = files;
     this.#journal = journal;
     this.#interval = interval;
   }
 
   /**
-   * Takes tensors that are written, by their index in the plan; makes a checkpoint when it is time and none is running.
+   * Takes tensors that are written, by their index; makes a checkpoint when it is time and none is running.
    *
    * @param written bytes so far
    */

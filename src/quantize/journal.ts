@@ -15,7 +15,7 @@ export interface JournalKey {
   /** Version of lapidary: another one may encode differently. */
   readonly version: string;
   readonly plan: string;
-  /** SHA-256 of the output's header, metadata included. */
+  /** SHA-256 of the heads of the files: for GGUF their headers, metadata included. */
   readonly header: string;
   readonly inputs: readonly FileIdentity[];
 }
@@ -43,7 +43,7 @@ export interface JournalHead extends JournalSubject {
 /** What an earlier run left. */
 export interface EarlierRun {
   readonly head: JournalHead;
-  /** Finished tensors by their index in the plan. */
+  /** Finished tensors by their index. */
   readonly finished: ReadonlyMap<number, TensorHash>;
   /** The files under their final names, where all of them were whole. */
   readonly complete: readonly FileIdentity[] | undefined;

@@ -1,8 +1,7 @@
-import { rowBytes } from "../blocks/table.js";
-import type { Plan, PlannedTensor } from "../plan/plan.js";
 import { Pace } from "./pace.js";
+import { readBytes, type WorkTensor, writtenBytes } from "./work.js";
 
-/** A running plan, about ten times a second. */
+/** A run, about ten times a second. */
 export interface QuantizeProgress {
   /** Bytes of tensors read, those of an earlier run included. */
   readonly bytesRead: number;
@@ -21,14 +20,9 @@ export interface QuantizeProgress {
 /** Reports while tensors of an earlier run are checked: this often. */
 const CHECK_INTERVAL_MS = 100;
 
-/** Bytes of a tensor in the file that it comes from. */
-function sourceBytes({ origin }: PlannedTensor): number {
-  return origin.kind === "file" ? origin.byteLength : 0;
-}
-
 /** Counts what is done, and tells it. */
 export class ProgressReport {
-  readonly #plan: Plan;
+  readonly #tensors: readonly WorkTensor[];
   readonly #tell: ((progress: QuantizeProgress) => void) | undefined;
   readonly #totalBytes: number;
   /** Of the tensors that an earlier run finished. */
@@ -38,16 +32,16 @@ export class ProgressReport {
   #pace: Pace | undefined;
   #first = 0;
 
-  constructor(plan: Plan, tell: ((progress: QuantizeProgress) => void) | undefined) {
-    this.#plan = plan;
+  constructor(tensors: readonly WorkTensor[], tell: ((progress: QuantizeProgress) => void) | undefined) {
+    this.#tensors = tensors;
     this.#tell = tell;
-    this.#totalBytes = plan.tensors.reduce((sum, tensor) => sum + sourceBytes(tensor), 0);
+    this.#totalBytes = tensors.reduce((sum, tensor) => sum + readBytes(tensor), 0);
   }
 
   /** Counts a tensor as done before this run. */
-  keep(tensor: PlannedTensor): void {
-    this.#earlierRead += sourceBytes(tensor);
-    this.#earlierWritten += rowBytes(tensor.type, tensor.values);
+  keep(tensor: WorkTensor): void {
+    this.#earlierRead += readBytes(tensor);
+    this.#earlierWritten += writtenBytes(tensor);
   }
 
   /** Tells which tensor is being checked, when it is time. */
@@ -85,7 +79,7 @@ export class ProgressReport {
       bytesRead,
       bytesWritten: this.#earlierWritten + written,
       totalBytes: this.#totalBytes,
-      tensor: this.#plan.tensors[this.#first]?.name ?? null,
+      tensor: this.#tensors[this.#first]?.name ?? null,
       rate,
       eta: rate > 0 ? (this.#totalBytes - bytesRead) / rate : null,
     });

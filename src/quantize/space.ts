@@ -1,6 +1,6 @@
 import { stat, statfs } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
-import { partialPath } from "../../formats/gguf/write.js";
+import { partialPath } from "../../formats/output-files.js";
 import { outputFailure } from "../base/atomic-file.js";
 import { formatSize } from "../base/sizes.js";
 import { QuantizeError } from "./errors.js";

@@ -1,19 +1,17 @@
-import { createGguf, type GgufOutput, reopenGguf } from "../../formats/gguf/write.js";
+import { createOutput, type OutputFiles, reopenOutput } from "../../formats/output-files.js";
 import { OutputReader } from "../pool/hash.js";
 import { MAX_TILE_VALUES } from "../pool/memory.js";
-import type { TensorJob } from "../pool/tiles.js";
-import type { Plan } from "../plan/plan.js";
 import { type EarlierRun, Journal, type TensorHash } from "./journal.js";
-import type { Metadata, OutputLayout } from "./layout.js";
 import type { ProgressReport } from "./progress.js";
-import { checkWhole, copyWhole } from "./redo.js";
+import { checkWhole, copyWhole, type Redo } from "./redo.js";
+import { jobOf, type Work } from "./work.js";
 
 /** What a run begins with. */
 export interface Start {
-  readonly files: GgufOutput;
+  readonly files: OutputFiles;
   /** Whether the files hold what an earlier run has left; else they can be thrown away. */
   readonly continued: boolean;
-  /** Tensors in the files that are finished, by their index in the plan. */
+  /** Tensors in the files that are finished, by their index. */
   readonly kept: ReadonlyMap<number, TensorHash>;
   /** Finished tensors that have other bytes than were written. */
   readonly damaged: number;
@@ -22,13 +20,10 @@ export interface Start {
 }
 
 export interface StartOptions {
-  readonly plan: Plan;
-  readonly output: string;
-  readonly metadata: Metadata;
-  readonly laidOut: OutputLayout;
+  readonly work: Work;
   /** The same work, left unfinished. */
   readonly earlier: EarlierRun | undefined;
-  readonly redo: { readonly pattern: string; readonly tensors: ReadonlySet<number> } | undefined;
+  readonly redo: Redo | undefined;
   readonly overwrite: boolean;
   readonly signal: AbortSignal | undefined;
   readonly report: ProgressReport;
@@ -39,27 +34,27 @@ export interface StartOptions {
  * be done again, copies of the whole ones; else new ones. What counts as finished was read back and has
  * the bytes that were written.
  *
- * @throws OutputError, GgufError, QuantizeError; the signal's reason after an abort
+ * @throws OutputError, QuantizeError; the signal's reason after an abort
  */
 export async function startFiles(options: StartOptions): Promise<Start> {
   return (await continueRun(options)) ?? (await redoWhole(options)) ?? (await beginAnew(options));
 }
 
-async function beginAnew({ output, laidOut, overwrite }: StartOptions): Promise<Start> {
+async function beginAnew({ work, overwrite }: StartOptions): Promise<Start> {
   // A journal must not outlive the files that it tells of.
-  await Journal.discard(output);
-  const files = await createGguf(output, laidOut.layout, { overwrite });
+  await Journal.discard(work.output);
+  const files = await createOutput(work.files, { overwrite });
   return { files, continued: false, kept: new Map(), damaged: 0, redone: 0 };
 }
 
 async function continueRun(options: StartOptions): Promise<Start | undefined> {
-  const { plan, output, laidOut, earlier, redo, overwrite } = options;
+  const { work, earlier, redo, overwrite } = options;
   if (earlier === undefined || earlier.finished.size === 0) return undefined;
-  const files = await reopenGguf(output, laidOut.layout, { overwrite });
+  const files = await reopenOutput(work.files, { overwrite });
   if (files === undefined) return undefined;
   // Of a run that was given the same pattern, the finished ones have been done again already.
   const dropped = earlier.head.redo === redo?.pattern ? undefined : redo?.tensors;
-  const finished = [...earlier.finished].filter(([index]) => plan.tensors[index]?.origin.kind === "file");
+  const finished = [...earlier.finished].filter(([index]) => work.tensors[index]?.kind === "stored");
   const candidates = new Map(finished.filter(([index]) => dropped?.has(index) !== true));
   try {
     const checked = await check(options, files, candidates);
@@ -72,21 +67,24 @@ async function continueRun(options: StartOptions): Promise<Start | undefined> {
 }
 
 async function redoWhole(options: StartOptions): Promise<Start | undefined> {
-  const { plan, output, metadata, laidOut, earlier, redo, signal, report } = options;
+  const { work, earlier, redo, signal, report } = options;
   if (redo === undefined) return undefined;
   try {
-    await checkWhole(laidOut, metadata);
+    await checkWhole(work);
   } catch (error) {
     // An unfinished run that got nowhere: everything is still to be done, those tensors too.
     if (earlier !== undefined) return undefined;
     throw error;
   }
-  await Journal.discard(output);
-  report.checking(plan.tensors[0]?.name ?? "");
-  await copyWhole(laidOut.paths, signal);
-  const files = await reopenGguf(output, laidOut.layout, { overwrite: true });
-  if (files === undefined) throw new RangeError(`the copy of ${output} has another size`);
-  const stored = plan.tensors.flatMap(({ origin }, index) => (origin.kind === "file" ? [index] : []));
+  await Journal.discard(work.output);
+  report.checking(work.tensors[0]?.name ?? "");
+  await copyWhole(
+    work.files.map(({ path }) => path),
+    signal,
+  );
+  const files = await reopenOutput(work.files, { overwrite: true });
+  if (files === undefined) throw new RangeError(`the copy of ${work.output} has another size`);
+  const stored = work.tensors.flatMap(({ kind }, index) => (kind === "stored" ? [index] : []));
   const kept = stored.filter((index) => !redo.tensors.has(index));
   try {
     const checked = await check(options, files, new Map(kept.map((index) => [index, undefined])));
@@ -101,19 +99,18 @@ async function redoWhole(options: StartOptions): Promise<Start | undefined> {
 
 /** Reads tensors back; those without a hash so far get one. */
 async function check(
-  { plan, laidOut, signal, report }: StartOptions,
-  files: GgufOutput,
+  { work, signal, report }: StartOptions,
+  files: OutputFiles,
   candidates: ReadonlyMap<number, TensorHash | undefined>,
 ): Promise<Pick<Start, "kept" | "damaged">> {
   const kept = new Map<number, TensorHash>();
   const reader = await OutputReader.create();
   try {
     for (const [index, expected] of candidates) {
-      const tensor = plan.tensors[index];
-      if (tensor === undefined) continue;
+      const tensor = work.tensors[index];
+      if (tensor?.kind !== "stored") continue;
       const tile = expected?.tile ?? MAX_TILE_VALUES;
-      const job = jobOf(plan, laidOut, files, index);
-      const hash = await reader.hash(job, tile, () => {
+      const hash = await reader.hash(jobOf(tensor, files), tile, () => {
         signal?.throwIfAborted();
         report.checking(tensor.name);
       });
@@ -125,27 +122,4 @@ async function check(
     await reader.close();
   }
   return { kept, damaged: candidates.size - kept.size };
-}
-
-/** How a tensor gets from the file that it comes from to its place in a file in the making. */
-export function jobOf(plan: Plan, { layout }: OutputLayout, files: GgufOutput, index: number): TensorJob {
-  const tensor = plan.tensors[index];
-  const place = layout.tensors[index];
-  const part = files.parts[place?.part ?? -1];
-  if (tensor?.origin.kind !== "file" || place === undefined || part === undefined)
-    throw new RangeError(`tensor ${tensor?.name ?? index} has no file`);
-  const { name, ne, values, origin, type, method, importance } = tensor;
-  const row = ne[0] ?? 1;
-  return {
-    name,
-    input: origin.path,
-    inputOffset: origin.offset,
-    outputs: [{ path: part.temporaryPath, offset: place.offset }],
-    source: origin.type,
-    target: type,
-    row,
-    rows: values / row,
-    method,
-    importance,
-  };
 }
