@@ -12,6 +12,7 @@ import {
   type PlannedMatrix,
   planOnnx,
 } from "../plan/onnx/plan.js";
+import { findTensors } from "../quantize/redo.js";
 import type { RunResult } from "../quantize/run.js";
 import type { StoredTensor, Work } from "../quantize/work.js";
 import { PipelineError } from "./errors.js";
@@ -262,8 +263,10 @@ export async function exportOnnx(
   );
   const graphs = plan.graphs.map((graph) => describe(graph, plan, folder));
   const nothing = { graphs, resumed: 0, damaged: 0, seconds: 0, plan: plan.hash };
-  const { checkWorkRedo, findStored, forgetRun, isWorkDone, runWork } = await import("../quantize/run.js");
-  const again = redo === undefined ? undefined : findStored(work, redo);
+  const { checkWorkRedo, isWorkDone, runWork } = await import("../quantize/run.js");
+  const { forgetRun } = await import("../quantize/quantize.js");
+  const names = "names such as layers.3.mlp.down_proj.weight, behind the name of the graph file";
+  const again = redo === undefined ? undefined : { pattern: redo, tensors: findTensors(work, redo, names) };
   if (request.dryRun) return { ...nothing, outcome: "planned" };
   const done = await isWorkDone(work, redo);
   if (!done) {
@@ -274,7 +277,7 @@ export async function exportOnnx(
   const started = performance.now();
   let result: RunResult | undefined;
   if (!done) {
-    reporter.start(`export ${plan.graphs.map(({ file }) => file).join(", ")}`);
+    reporter.start(`export ${plan.graphs.length} graphs`);
     result = await runWork(work, {
       threads: request.threads,
       memoryBytes: request.memory,
