@@ -67,12 +67,7 @@ export function sumsOf(levels: Levels, values: Float32Array, weights: Float32Arr
 }
 
 /** Weighted squared error of a stored scale. */
-export function errorOf(
-  levels: Levels,
-  values: Float32Array,
-  weights: Float32Array,
-  scale: number,
-): number {
+export function errorOf(levels: Levels, values: Float32Array, weights: Float32Array, scale: number): number {
   const inverse = inverseOf(scale);
   let error = 0;
   for (const [j, x] of values.entries()) {
