@@ -241,7 +241,7 @@ export class Kernels {
    * maybe a zero point, for each block; byte for byte as `encodeNBits` does.
    *
    * @param importance weight of each column, finite and not negative; the method `nearest` has no use for it
-   * @returns index of the first value that is NaN or infinite, or beyond 65504 (in halves: what rounds to infinity);
+   * @returns index of the first value that is NaN or infinite, or of 65520 and more in magnitude, which no half holds;
    *   −1 when there is none. `lastProblem` says which; `outputs` is then empty.
    * @throws BlockError `not-encodable`, `bad-nbits`, `uneven-row` or `over-capacity`
    */

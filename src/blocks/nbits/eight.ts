@@ -55,6 +55,8 @@ function bestTrial(
 }
 
 /**
+ * The scale and zero point of a block that lose the least, among those tried.
+ *
  * @param weighted whether there is an importance; `weights` are 1 where not
  */
 export function searchEight(

@@ -31,6 +31,9 @@ const sixteen: ScaleSearch = {
   rounds: 3,
 };
 
+/** With an importance the best scale may suit the values that matter alone, and lie farther away. */
+const sixteenWeighted: ScaleSearch = { ...sixteen, first: 5.025, near: 25, far: 8, fine: 6 };
+
 /** 2 bits: as Q2_0's, with the other sign. */
 const four: ScaleSearch = {
   lowest: -2,
@@ -79,7 +82,8 @@ function searchFit(type: NBitsType, values: Float32Array, importance?: Float32Ar
   if (type.zeroPoints) {
     return searchPoint(type.bits === 4 ? sixteenPoints : fourPoints, values, weights, plain);
   }
-  const scale = searchScale(type.bits === 4 ? sixteen : four, values, weights, plain.scale);
+  const ours = importance === undefined ? sixteen : sixteenWeighted;
+  const scale = searchScale(type.bits === 4 ? ours : four, values, weights, plain.scale);
   return { scale, zero: plain.zero };
 }
 

@@ -8,6 +8,7 @@ import { type Fit, middleOf, type NBitsType, topOf } from "./types.js";
 
 const { fround, max, min } = Math;
 
+/** The scale and zero point of the method `nearest`; the scale ends at 65504. */
 export function nearestFit(type: NBitsType, values: Float32Array): Fit {
   if (!type.zeroPoints) {
     const zero = middleOf(type);

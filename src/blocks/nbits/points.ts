@@ -50,6 +50,12 @@ export function levelsFrom(zero: number, top: number): Levels {
   return { lowest: -zero, highest: top - zero };
 }
 
+/**
+ * The scale and zero point of a block that lose the least, among those tried.
+ *
+ * @param weights of the values, the largest 1
+ * @param plain the scale and zero point to begin with
+ */
 export function searchPoint(
   search: PointSearch,
   values: Float32Array,

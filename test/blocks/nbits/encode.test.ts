@@ -173,9 +173,7 @@ describe("the search of few bits", () => {
     await source.close();
     expect(sums[0]).toBeGreaterThan(0);
     expect(sums[0]).toBeLessThanOrEqual(sums[1]!);
-    // Q4_0's search looks at ggml's own scale as well where there is an importance; that helps one block in many.
-    console.error(sums, sums[2]! / sums[3]!);
-    expect(sums[2]).toBeLessThanOrEqual(sums[3]! * 1.001);
+    expect(sums[2]).toBeLessThanOrEqual(sums[3]!);
   });
 });
 
@@ -191,7 +189,8 @@ describe("codes", () => {
       j < 16 ? j % 4 : j < 32 ? -(j % 4) : (j % 4) - 1,
     );
     const parts = partsOf(two, encodeNBits(two, 48, rows, undefined, "nearest"));
-    expect([...parts[0]!]).toEqual([...Array(4).fill(0xe4), ...Array(4).fill(0x1b), ...Array(4).fill(0xe4)]);
+    const words = [0xe4, 0x1b, 0xe4];
+    expect([...parts[0]!]).toEqual(words.flatMap((byte) => [byte, byte, byte, byte]));
     expect([...parts[2]!]).toEqual([0b01_11_00]);
   });
 

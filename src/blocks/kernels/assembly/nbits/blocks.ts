@@ -44,10 +44,9 @@ let zero: v128 = i32x4.splat(0);
     scale = v128.andnot(bestScale, nothing);
     zero = points ? v128.andnot(bestZero, nothing) : plainZero;
   } else {
-    scale =
-      bits == 4
-        ? searchScale(block, weighted, -8, 7, 6, 19, 1.03, 4, 1.15, 3, 0.006, 3, weighted, plainScale)
-        : searchScale(block, weighted, -2, 1, 1, 7, 1.32, 0, 1, 1, 0.06, 2, weighted, plainScale);
+    if (bits == 2) scale = searchScale(block, weighted, -2, 1, 1, 7, 1.32, 0, 1, 1, 0.06, 2, weighted, plainScale);
+    else if (weighted) scale = searchScale(block, true, -8, 7, 5.025, 25, 1.03, 8, 1.15, 6, 0.006, 3, true, plainScale);
+    else scale = searchScale(block, false, -8, 7, 6, 19, 1.03, 4, 1.15, 3, 0.006, 3, false, plainScale);
     zero = plainZero;
   }
   scale = v128.bitselect(exactScale, scale, exact);
