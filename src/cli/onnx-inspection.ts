@@ -35,7 +35,8 @@ function operatorsText({ operators }: InspectedGraph): string {
 function facts(graph: InspectedGraph): (readonly [string, string])[] {
   const { opset, irVersion, domains, producer, nodes, subgraphs, accuracyLevels, findings } = graph;
   const others = domains.map(({ domain, version }) => `, ${domain} ${version}`).join("");
-  const inside = subgraphs === 0 ? "" : `, some of them in ${subgraphs} graphs inside`;
+  const inner = `${subgraphs} inner ${subgraphs === 1 ? "graph" : "graphs"}`;
+  const inside = subgraphs === 0 ? "" : `, those of ${inner} included`;
   const rows: (readonly [string, string])[] = [
     ["files", filesText(graph)],
     ["format", `opset ${opset}${others}, IR ${irVersion}`],
