@@ -2,12 +2,13 @@ import { Args, Flags } from "@oclif/core";
 import { formatSize } from "../src/base/sizes.js";
 import { LapidaryCommand } from "../src/cli/command.js";
 import { threads } from "../src/cli/flags.js";
+import { accuracyLevels } from "../src/cli/measure-flags.js";
 import type { BenchReport } from "../src/pipeline/bench.js";
 
 export default class Bench extends LapidaryCommand<BenchReport> {
-  static override summary = "Measure how fast files run in llama.cpp on this machine.";
+  static override summary = "Measure how fast files run on this machine, in the runtime that they are for.";
 
-  static override description = `Measures as llama-bench does: after a warm-up, repeated passes over a prompt and repeated generation of single tokens, without sampling; mean and deviation in tokens a second. Each file runs in a process of its own, whose largest resident memory is reported. The load of the machine before and after is noted: figures of a busy machine say little.`;
+  static override description = `Measures GGUF files in llama.cpp and ONNX packages in ONNX Runtime as llama-bench does: after a warm-up, repeated passes over a prompt and repeated generation of single tokens, without sampling; mean and deviation in tokens a second. Each file runs in a process of its own, whose largest resident memory is reported. The load of the machine before and after is noted: figures of a busy machine say little.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> out/gemma-4-E2B-it-Q4_0.gguf",
@@ -17,7 +18,10 @@ export default class Bench extends LapidaryCommand<BenchReport> {
   static override strict = false;
 
   static override args = {
-    files: Args.string({ description: "GGUF files; of a split one the first part", required: true }),
+    files: Args.string({
+      description: "GGUF files (of a split one the first part), and folders or decoders of ONNX packages",
+      required: true,
+    }),
   };
 
   static override flags = {
@@ -42,6 +46,7 @@ export default class Bench extends LapidaryCommand<BenchReport> {
       max: 1000,
       default: 5,
     }),
+    "accuracy-level": accuracyLevels(),
     threads,
   };
 
@@ -55,15 +60,16 @@ export default class Bench extends LapidaryCommand<BenchReport> {
         generationTokens: flags.generation,
         repetitions: flags.repetitions,
         threads: flags.threads,
+        accuracyLevels: flags["accuracy-level"],
       },
       await this.reporter(),
       this.signal,
     );
     if (!this.jsonEnabled()) {
       const { renderTable } = await import("../src/cli/table.js");
-      const rows = report.files.flatMap(({ file, speeds, threads, load, peakMemory }) =>
+      const rows = report.files.flatMap(({ file, accuracyLevel, speeds, threads, load, peakMemory }) =>
         speeds.map(({ kind, tokens, mean, deviation }) => [
-          file,
+          accuracyLevel === null ? file : `${file} (level ${accuracyLevel})`,
           `${kind} ${tokens}`,
           `${mean.toFixed(2)} ± ${deviation.toFixed(2)}`,
           String(threads),

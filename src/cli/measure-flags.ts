@@ -26,6 +26,20 @@ export const chunks = Flags.integer({
   min: 1,
 });
 
+/** Accuracy levels at which packages for ONNX Runtime are run. */
+export const accuracyLevels = Flags.custom<number[]>({
+  description:
+    "ONNX: what products with codes are computed in, level by level: 0 single precision, 4 activations of 8 bits; 0 and the file's own when left out",
+  helpValue: "LEVEL[,LEVEL]",
+  parse: async (text) => {
+    const levels = text.split(",").map((level) => Number(level.trim() === "" ? NaN : level));
+    if (levels.every((level) => Number.isInteger(level) && level >= 0 && level <= 4)) return levels;
+    throw new LapidaryError("bad-flag", `--accuracy-level ${text}: expected levels from 0 to 4.`, {
+      exitCode: 2,
+    });
+  },
+});
+
 function number(flag: string, description: string) {
   return Flags.custom<number>({
     description,

@@ -41,7 +41,7 @@ function title(block: Measurement): string {
 /** One table a file: ordinary windows, and long ones beside them where there are any. */
 export async function renderVerification(report: VerifyReport): Promise<string> {
   const parts: string[] = [];
-  for (const { file, result } of report.files) {
+  for (const { file, accuracyLevel, result } of report.files) {
     const { windows, longWindows, text } = result;
     const long = longWindows === null ? undefined : new Map(rowsOf(longWindows));
     const rows = rowsOf(windows).map(([name, value]) =>
@@ -50,7 +50,7 @@ export async function renderVerification(report: VerifyReport): Promise<string> 
     const header = ["", title(windows), ...(longWindows === null ? [] : [title(longWindows)])];
     const against = result.reference === null ? "" : `, reference ${result.reference.path}`;
     parts.push(
-      `${file} (${text.mode} text, ${windows.scored} tokens scored${against})`,
+      `${file} (${accuracyLevel === null ? "" : `accuracy level ${accuracyLevel}, `}${text.mode} text, ${windows.scored} tokens scored${against})`,
       await renderTable(header, rows),
       "",
     );
