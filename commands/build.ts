@@ -52,7 +52,7 @@ A build that was broken off goes on where it stopped when it is started again. F
       default: 5,
     }),
     ...gateFlags,
-    ...typeFlags,
+    ...typeFlags(),
     ...outputFlags,
   };
 

@@ -3,33 +3,38 @@ import { LapidaryError } from "../src/base/errors.js";
 import { LapidaryCommand } from "../src/cli/command.js";
 import type { CheckReport } from "../src/pipeline/check.js";
 import type { DiffReport } from "../src/pipeline/diff.js";
-import type { InspectedCheckpoint, InspectedGguf } from "../src/pipeline/inspect.js";
+import type { Inspected } from "../src/pipeline/inspect.js";
 
-type Inspection = InspectedCheckpoint | InspectedGguf | DiffReport | CheckReport;
+type Inspection = Inspected | DiffReport | CheckReport;
 
 function misuse(message: string, advice: string): LapidaryError {
   return new LapidaryError("misuse", message, { exitCode: 2, advice });
 }
 
 export default class Inspect extends LapidaryCommand<Inspection> {
-  static override summary = "Show what a checkpoint or a GGUF file holds, compare two, or check one.";
+  static override summary =
+    "Show what a checkpoint, a GGUF file or ONNX graphs hold, compare two models, or check one.";
 
   static override description = `Reads headers only: metadata, tensors, types and sizes. All that is in a file is in the output of --json; of long lists (vocabularies) the first elements.
 
+Of an ONNX file, or of all in a folder (its subfolder onnx, and the folders of onnxruntime-genai included), it reads the graphs: operators, inputs, outputs, how many bits the weights have, and what in them ONNX Runtime refuses, computes wrong or slowly. A folder with safetensors is shown as a checkpoint.
+
 With --diff two models are compared tensor by tensor, by their names in GGUF: type and bytes in each, and the relative error of the second, sqrt(sum (a-b)^2 / sum a^2) over the decoded values. Either may be a GGUF file or the folder of a checkpoint. Differences are a result, not a failure: the exit code is 0.
 
-With --check all of a model is read: every value has to be finite, and when the folder of a GGUF file holds a manifest.json that lists the file, size and SHA-256 have to be those of the manifest. The exit code is 1 when they are not.`;
+With --check all of a model is read: every value has to be finite, and when the folder of a GGUF file holds a manifest.json that lists the file, size and SHA-256 have to be those of the manifest. ONNX graphs must have no errors. The exit code is 1 when they are not.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> gemma-4-E2B-it",
     "<%= config.bin %> <%= command.id %> out/gemma-4-E2B-it-Q4_0.gguf --tensors",
     "<%= config.bin %> <%= command.id %> --diff gemma-4-E2B-it out/gemma-4-E2B-it-Q4_0.gguf",
+    "<%= config.bin %> <%= command.id %> gemma-4-E2B-it-ONNX/onnx/decoder_model_merged_q4.onnx",
     "<%= config.bin %> <%= command.id %> --check out/gemma-4-E2B-it-Q4_0.gguf",
   ];
 
   static override args = {
     path: Args.string({
-      description: "folder of a checkpoint, or a GGUF file (any part of a split one)",
+      description:
+        "folder of a checkpoint, a GGUF file (any part of a split one), an ONNX file, or a folder of such",
       required: true,
     }),
     other: Args.string({ description: "with --diff: the model that is compared with the first one" }),
@@ -38,7 +43,9 @@ With --check all of a model is read: every value has to be finite, and when the 
   static override flags = {
     tensors: Flags.boolean({ description: "list every tensor" }),
     diff: Flags.boolean({ description: "compare two models, the first of which is the reference" }),
-    check: Flags.boolean({ description: "read everything: finite values, and the hash in manifest.json" }),
+    check: Flags.boolean({
+      description: "read everything: finite values, sound graphs, and the hash in manifest.json",
+    }),
   };
 
   async run(): Promise<Inspection> {
@@ -60,7 +67,7 @@ With --check all of a model is read: every value has to be finite, and when the 
     return flags.check ? this.#check(args.path) : this.#show(args.path, flags.tensors);
   }
 
-  async #show(path: string, tensors: boolean): Promise<InspectedCheckpoint | InspectedGguf> {
+  async #show(path: string, tensors: boolean): Promise<Inspected> {
     const { inspect } = await import("../src/pipeline/inspect.js");
     const found = await inspect(path);
     if (!this.jsonEnabled()) {

@@ -26,7 +26,7 @@ A run that was stopped is continued by the same command; finished tensors are ch
   };
 
   static override flags = {
-    ...typeFlags,
+    ...typeFlags(),
     ...convertFlags,
   };
 

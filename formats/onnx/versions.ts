@@ -38,6 +38,11 @@ export function irForOpset(opset: number): number {
   );
 }
 
+/** Whether the IR version is one that came with one of `OPSETS`. */
+export function isIrVersion(ir: number): boolean {
+  return ir >= OLDEST_IR && ir <= NEWEST_IR;
+}
+
 /**
  * Checks the versions of a model that was read.
  *
@@ -45,7 +50,7 @@ export function irForOpset(opset: number): number {
  * @throws OnnxError when it is older or newer than what is supported
  */
 export function checkVersions(file: string, ir: number, opset: number): void {
-  if (ir < OLDEST_IR || ir > NEWEST_IR) {
+  if (!isIrVersion(ir)) {
     throw new OnnxError(
       "onnx-ir",
       `${file}: the IR version is ${ir}, expected ${OLDEST_IR} to ${NEWEST_IR}.`,

@@ -1,5 +1,6 @@
 import { formatSize } from "../base/sizes.js";
-import type { InspectedCheckpoint, InspectedGguf, InspectedValue } from "../pipeline/inspect.js";
+import type { Inspected, InspectedCheckpoint, InspectedGguf, InspectedValue } from "../pipeline/inspect.js";
+import { renderOnnx } from "./onnx-inspection.js";
 import { renderTable } from "./table.js";
 
 /** Characters of a value that a line shows; chat templates have 12,000. */
@@ -55,10 +56,8 @@ function facts(found: InspectedCheckpoint | InspectedGguf): (readonly [string, s
 }
 
 /** Tables of facts, metadata, types and, if wanted, tensors. */
-export async function renderInspection(
-  found: InspectedCheckpoint | InspectedGguf,
-  tensors: boolean,
-): Promise<string> {
+export async function renderInspection(found: Inspected, tensors: boolean): Promise<string> {
+  if (found.kind === "onnx") return renderOnnx(found, tensors);
   const parts = [found.path, await renderTable(["", ""], facts(found))];
   if (found.kind === "gguf") {
     const rows = Object.entries(found.metadata).map(([key, value]) => [key, value.type, valueText(value)]);

@@ -1,5 +1,6 @@
 import { formatSize } from "../base/sizes.js";
 import type { CheckReport, ManifestCheck } from "../pipeline/check.js";
+import { countFindings, renderFindings } from "./findings.js";
 import { renderTable } from "./table.js";
 
 const MANIFEST_WORDS: Readonly<Record<ManifestCheck["state"], (check: ManifestCheck) => string>> = {
@@ -17,7 +18,7 @@ const MANIFEST_WORDS: Readonly<Record<ManifestCheck["state"], (check: ManifestCh
 
 /** A table of facts, and one of what is damaged. */
 export async function renderCheck(report: CheckReport): Promise<string> {
-  const { bad, unread, manifest, tensors, values, bytes } = report;
+  const { bad, unread, manifest, findings, tensors, values, bytes } = report;
   const rows: (readonly [string, string])[] = [
     ["tensors", `${tensors}: ${values.toLocaleString("en-US")} values, ${formatSize(bytes)}`],
     [
@@ -33,7 +34,10 @@ export async function renderCheck(report: CheckReport): Promise<string> {
     rows.push(["not read", unread.map(({ name, type }) => `${name} (${type})`).join("\n")]);
   }
   if (manifest !== null) rows.push(["manifest", MANIFEST_WORDS[manifest.state](manifest)]);
+  if (findings.length > 0) rows.push(["graphs", countFindings(findings)]);
+  else if (report.source === "onnx") rows.push(["graphs", "no findings"]);
   const parts = [report.path, await renderTable(["", ""], rows)];
+  if (findings.length > 0) parts.push(await renderFindings(findings));
   if (bad.length > 0) {
     parts.push(
       await renderTable(

@@ -34,69 +34,70 @@ function tensorType(text: string): { pattern: string; type: string } {
   return { pattern, type };
 }
 
-/** The two ways to say what is to be written; a command takes one of them. */
-const WAYS = ["type", "recipe"];
-
 /**
  * Flags of every command that chooses types: mixes or a recipe, what stands in front of a mix's rules, and the
  * importance.
+ *
+ * @param ways flags that say what is to be written, of which a command takes one
  */
-export const typeFlags = {
-  type: Flags.custom<string[]>({
-    description:
-      "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize; this or --recipe is required",
-    helpValue: "TYPE[,TYPE…]",
-    exactlyOne: WAYS,
-    parse: async (text) => list(text, "type"),
-  })(),
-  recipe: Flags.string({
-    description:
-      "YAML file that names a mix and the types that differ from it, in place of --type; other flags have precedence over what it says",
-    helpValue: "FILE",
-    exactlyOne: WAYS,
-  }),
-  imatrix: Flags.string({
-    description: "importance matrix of llama-imatrix (GGUF or .dat), by which rounding errors are weighted",
-    helpValue: "FILE",
-  }),
-  method: Flags.option({
-    description:
-      "how values find their places in blocks: by a search for the least Σ importance · error², or byte for byte as llama-quantize",
-    options: ["search", "ggml"] as const,
-    // No default: a recipe has a say where the flag is not given.
-    defaultHelp: async () => "search",
-  })(),
-  "tensor-type": Flags.custom<{ pattern: string; type: string }>({
-    description:
-      "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
-    helpValue: "REGEX=TYPE",
-    multiple: true,
-    parse: async (text) => tensorType(text),
-  })(),
-  "output-type": Flags.string({
-    description: "type of the output matrix, or of the embeddings of a model without one",
-    helpValue: TYPE,
-  }),
-  "embedding-type": Flags.string({ description: "type of the embedding tables", helpValue: TYPE }),
-  "ple-type": Flags.string({
-    description: "type of the table of per-layer embeddings (E2B, E4B)",
-    helpValue: TYPE,
-  }),
-  pure: Flags.boolean({ description: "give every tensor the mix's own type, without its rules" }),
-  fallback: Flags.option({
-    description:
-      "what replaces a type whose blocks do not divide a row: llama-quantize's choice, or the fewest bits not below the wish",
-    options: ["stock", "near"] as const,
-    // No default: a recipe has a say where the flag is not given.
-    defaultHelp: async () => "stock; near with a recipe",
-  })(),
-};
+export function typeFlags(ways: string[] = ["type", "recipe"]) {
+  return {
+    type: Flags.custom<string[]>({
+      description:
+        "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize; this or --recipe is required",
+      helpValue: "TYPE[,TYPE…]",
+      exactlyOne: ways,
+      parse: async (text) => list(text, "type"),
+    })(),
+    recipe: Flags.string({
+      description:
+        "YAML file that names a mix and the types that differ from it, in place of --type; other flags have precedence over what it says",
+      helpValue: "FILE",
+      exactlyOne: ways,
+    }),
+    imatrix: Flags.string({
+      description: "importance matrix of llama-imatrix (GGUF or .dat), by which rounding errors are weighted",
+      helpValue: "FILE",
+    }),
+    method: Flags.option({
+      description:
+        "how values find their places in blocks: by a search for the least Σ importance · error²; for GGUF also byte for byte as llama-quantize (ggml), for ONNX also by rounding to the nearest",
+      options: ["search", "ggml", "nearest"] as const,
+      // No default: a recipe has a say where the flag is not given.
+      defaultHelp: async () => "search",
+    })(),
+    "tensor-type": Flags.custom<{ pattern: string; type: string }>({
+      description:
+        "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
+      helpValue: "REGEX=TYPE",
+      multiple: true,
+      parse: async (text) => tensorType(text),
+    })(),
+    "output-type": Flags.string({
+      description: "type of the output matrix, or of the embeddings of a model without one",
+      helpValue: TYPE,
+    }),
+    "embedding-type": Flags.string({ description: "type of the embedding tables", helpValue: TYPE }),
+    "ple-type": Flags.string({
+      description: "type of the table of per-layer embeddings (E2B, E4B)",
+      helpValue: TYPE,
+    }),
+    pure: Flags.boolean({ description: "give every tensor the mix's own type, without its rules" }),
+    fallback: Flags.option({
+      description:
+        "what replaces a type whose blocks do not divide a row: llama-quantize's choice, or the fewest bits not below the wish",
+      options: ["stock", "near"] as const,
+      // No default: a recipe has a say where the flag is not given.
+      defaultHelp: async () => "stock; near with a recipe",
+    })(),
+  };
+}
 
 interface TypeValues {
   readonly type: readonly string[] | undefined;
   readonly recipe: string | undefined;
   readonly imatrix: string | undefined;
-  readonly method: "search" | "ggml" | undefined;
+  readonly method: "search" | "ggml" | "nearest" | undefined;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
@@ -119,6 +120,15 @@ type TypeOptions = Pick<
  * @throws PipelineError when the recipe is none
  */
 export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
+  if (flags.method === "nearest") {
+    throw new LapidaryError(
+      "bad-flag",
+      "--method nearest: GGUF has no such method; expected search or ggml.",
+      {
+        exitCode: 2,
+      },
+    );
+  }
   const options = {
     imatrix: flags.imatrix,
     method: flags.method,

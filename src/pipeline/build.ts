@@ -1,9 +1,7 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { planGguf } from "../../formats/gguf/plan.js";
-import { makeFolder, outputFailure } from "../base/atomic-file.js";
+import { makeFolder } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
 import type { Engine } from "../engines/types.js";
@@ -22,6 +20,7 @@ import {
   type SourceRecord,
   writeManifest,
 } from "./manifest.js";
+import { withVocabulary } from "./metadata.js";
 import type { Reporter } from "./progress.js";
 import { referenceType } from "./reference.js";
 import { openSource, sourceFiles } from "./source.js";
@@ -189,16 +188,9 @@ class Build {
 
   /** Finds a text that is too short before any file is written: a file of metadata can tokenize it. */
   async #checkText(metadata: Metadata, name: string): Promise<void> {
-    const folder = await mkdtemp(join(tmpdir(), "lapidary-")).catch((error: unknown) => {
-      throw outputFailure(tmpdir(), error);
-    });
-    try {
-      const vocabulary = join(folder, "vocabulary.gguf");
-      for (const { header } of planGguf({ metadata, tensors: [] }).parts) await writeFile(vocabulary, header);
-      await checkMeasurable(this.#engine, vocabulary, this.#request, [name]);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    await withVocabulary(metadata, (vocabulary) =>
+      checkMeasurable(this.#engine, vocabulary, this.#request, [name]),
+    );
   }
 
   /** A manifest with all artifacts; what an earlier one says of files that are still the same is kept. */
@@ -291,7 +283,7 @@ class Build {
     reporter.start(`verify ${basename(path)}`);
     const verification = await measureFile(
       this.#engine,
-      path,
+      { path, vocabulary: path },
       reference.path,
       this.#request,
       reporter,

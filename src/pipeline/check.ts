@@ -1,31 +1,16 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { ReportedError } from "../base/errors.js";
-import { decodable, decode } from "../blocks/decode/decode.js";
-import { findBlockType, rowBytes } from "../blocks/table.js";
+import { checkOnnx } from "./check-onnx.js";
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFiles } from "./hash.js";
+import type { GraphFinding } from "./inspect-onnx.js";
 import { MANIFEST_NAME, type Manifest, readManifest } from "./manifest.js";
+import { findOnnx } from "./onnx-source.js";
 import type { Reporter } from "./progress.js";
+import { type BadTensor, badSentence, scanTensors, type ScannedTensors } from "./scan-tensors.js";
 import { type ModelSource, openSource } from "./source.js";
-import { PieceReader, type StoredTensor, storedTensors, TILE_VALUES, withFiles } from "./stored-tensors.js";
-
-/** More tensors than this and the message explains no more than its length does; the report has them all. */
-const SHOWN_TENSORS = 5;
-
-/** A tensor with values that no weight may have, and where the first of them is. */
-export interface BadTensor {
-  readonly name: string;
-  readonly type: string;
-  /** Base name of the file that holds it. */
-  readonly file: string;
-  /** Counted from 0 over all dimensions but the fastest. */
-  readonly row: number;
-  readonly column: number;
-  readonly value: "NaN" | "Infinity" | "-Infinity";
-  /** How many values of the tensor are not finite. */
-  readonly values: number;
-}
+import { storedTensors, withFiles } from "./stored-tensors.js";
 
 export interface CheckedFile {
   readonly file: string;
@@ -44,173 +29,19 @@ export interface ManifestCheck {
 }
 
 /** What `inspect --check --json` prints. */
-export interface CheckReport {
+export interface CheckReport extends ScannedTensors {
   readonly kind: "check";
-  readonly source: "checkpoint" | "gguf";
+  readonly source: "checkpoint" | "gguf" | "onnx";
   readonly path: string;
   readonly tensors: number;
   readonly values: number;
   readonly bytes: number;
-  /** Tensors with values that are not finite, in file order. */
-  readonly bad: readonly BadTensor[];
-  /** Tensors of a checkpoint whose dtype lapidary does not read (F8 and the like): nothing is known of them. */
-  readonly unread: readonly { readonly name: string; readonly type: string }[];
-  /** Null for a checkpoint: manifests list what was made from one. */
+  /** Null for a checkpoint, for manifests list what was made from one, and for ONNX. */
   readonly manifest: ManifestCheck | null;
+  /** What is wrong or doubtful in the graphs of ONNX models; empty for all else. */
+  readonly findings: readonly GraphFinding[];
   /** What is wrong; null when all is well. */
   readonly error: ReportedError | null;
-}
-
-/** Types of which every bit pattern is a number. */
-const INTEGERS: ReadonlySet<string> = new Set(["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"]);
-
-/** What of a piece is not finite. */
-interface Found {
-  readonly count: number;
-  /** Index in the piece, and the value there. */
-  readonly first: number;
-  readonly value: BadTensor["value"];
-}
-
-/** Counts numbers whose exponent bits are all set, which is what NaN and the infinities have in common. */
-function scanBits(bits: Uint16Array | Uint32Array, exponent: number): { count: number; first: number } {
-  let count = 0;
-  for (let index = 0; index < bits.length; index++) {
-    if ((bits[index]! & exponent) === exponent) count++;
-  }
-  return { count, first: count === 0 ? -1 : bits.findIndex((word) => (word & exponent) === exponent) };
-}
-
-function nameOf(bits: number, sign: number, fraction: number): BadTensor["value"] {
-  if ((bits & fraction) !== 0) return "NaN";
-  return (bits & sign) === 0 ? "Infinity" : "-Infinity";
-}
-
-function words16(piece: Uint8Array): Uint16Array {
-  return new Uint16Array(piece.buffer, piece.byteOffset, piece.length / 2);
-}
-
-function words32(piece: Uint8Array | Float32Array): Uint32Array {
-  return new Uint32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4);
-}
-
-function scan16(piece: Uint8Array, exponent: number): Found {
-  const bits = words16(piece);
-  const found = scanBits(bits, exponent);
-  return { ...found, value: nameOf(bits[found.first] ?? 0, 0x8000, 0x7fff ^ exponent) };
-}
-
-function scan32(piece: Uint8Array | Float32Array): Found {
-  const bits = words32(piece);
-  const found = scanBits(bits, 0x7f800000);
-  return { ...found, value: nameOf(bits[found.first] ?? 0, 0x80000000, 0x007fffff) };
-}
-
-function scan64(piece: Uint8Array): Found {
-  const values = new Float64Array(piece.buffer, piece.byteOffset, piece.length / 8);
-  const count = values.reduce((sum, value) => sum + (Number.isFinite(value) ? 0 : 1), 0);
-  const first = values.findIndex((value) => !Number.isFinite(value));
-  return { count, first, value: String(values[first]) as BadTensor["value"] };
-}
-
-/** How to look through a type: bytes of a full tile, and what is not finite in one. */
-interface Scanner {
-  readonly bytes: number;
-  readonly scan: (piece: Uint8Array) => Found;
-}
-
-/** Plain numbers are judged by their bits: there is nothing to decode. */
-const plainScanners: ReadonlyMap<string, Scanner> = new Map([
-  ["F32", { bytes: 4 * TILE_VALUES, scan: scan32 }],
-  ["F16", { bytes: 2 * TILE_VALUES, scan: (piece: Uint8Array) => scan16(piece, 0x7c00) }],
-  ["BF16", { bytes: 2 * TILE_VALUES, scan: (piece: Uint8Array) => scan16(piece, 0x7f80) }],
-  ["F64", { bytes: 8 * TILE_VALUES, scan: scan64 }],
-]);
-
-/** Scans tensors one after another; what is decoded is decoded into one buffer. */
-class TensorScanner {
-  readonly #reader: PieceReader;
-  readonly #values = new Float32Array(TILE_VALUES);
-  readonly #onBytes: (bytes: number) => void;
-
-  constructor(reader: PieceReader, onBytes: (bytes: number) => void) {
-    this.#reader = reader;
-    this.#onBytes = onBytes;
-  }
-
-  /** What is wrong with a tensor: null for nothing, `unread` when its type is not known. */
-  async scan(tensor: StoredTensor): Promise<BadTensor | "unread" | null> {
-    const scanner = this.#scannerOf(tensor.type);
-    if (scanner === undefined) {
-      this.#onBytes(tensor.bytes);
-      return INTEGERS.has(tensor.type) ? null : "unread";
-    }
-    let seen = 0;
-    let values = 0;
-    let first: (Found & { readonly at: number }) | undefined;
-    for await (const piece of this.#reader.pieces(tensor, scanner.bytes)) {
-      const found = scanner.scan(piece);
-      if (found.count > 0) first ??= { ...found, at: seen + found.first };
-      values += found.count;
-      seen += TILE_VALUES;
-      this.#onBytes(piece.length);
-    }
-    if (first === undefined) return null;
-    const { name, type, path, ne } = tensor;
-    const width = ne[0] ?? 1;
-    return {
-      name,
-      type,
-      file: basename(path),
-      row: Math.floor(first.at / width),
-      column: first.at % width,
-      value: first.value,
-      values,
-    };
-  }
-
-  #scannerOf(name: string): Scanner | undefined {
-    const plain = plainScanners.get(name);
-    const type = findBlockType(name)?.name;
-    if (plain !== undefined || type === undefined || !decodable.includes(type)) return plain;
-    const bytes = rowBytes(type, TILE_VALUES);
-    return {
-      bytes,
-      scan: (piece) => {
-        const values = this.#values.subarray(0, (piece.length / bytes) * TILE_VALUES);
-        decode(type, piece, values);
-        return scan32(values);
-      },
-    };
-  }
-}
-
-/** Looks at every value of every tensor. */
-async function scanTensors(
-  label: string,
-  tensors: readonly StoredTensor[],
-  reporter: Reporter,
-  signal: AbortSignal,
-): Promise<Pick<CheckReport, "bad" | "unread">> {
-  const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0);
-  const bad: BadTensor[] = [];
-  const unread: { name: string; type: string }[] = [];
-  let done = 0;
-  reporter.start(label);
-  await withFiles(tensors, async (files) => {
-    const scanner = new TensorScanner(new PieceReader(files, signal), (bytes) => {
-      done += bytes;
-      reporter.progress({ done, total, unit: "bytes" });
-    });
-    for (const tensor of tensors) {
-      const outcome = await scanner.scan(tensor);
-      if (outcome === "unread") unread.push({ name: tensor.name, type: tensor.type });
-      else if (outcome !== null) bad.push(outcome);
-    }
-  });
-  const count = `${tensors.length} ${tensors.length === 1 ? "tensor" : "tensors"}`;
-  reporter.finish(bad.length === 0 ? count : `${count}, ${bad.length} damaged`);
-  return { bad, unread };
 }
 
 function recordOf(manifest: Manifest, file: string): HashedFile | undefined {
@@ -274,17 +105,6 @@ async function checkManifest(
   return { check: { path, state: stateOf(checked), files: checked }, failure: null };
 }
 
-/** One sentence on the tensors that are damaged. */
-function badSentence(path: string, bad: readonly BadTensor[]): string {
-  const shown = bad
-    .slice(0, SHOWN_TENSORS)
-    .map(({ name, row, column, value }) => `${name} (${value} at row ${row}, column ${column})`);
-  const rest = bad.length - shown.length;
-  const more = rest > 0 ? `, and ${rest} more` : "";
-  const hold = bad.length === 1 ? "1 tensor holds" : `${bad.length} tensors hold`;
-  return `${path}: ${hold} values that are not finite, expected numbers only: ${shown.join(", ")}${more}`;
-}
-
 function fileSentence(manifest: string, { file, bytes, sha256, expected }: CheckedFile): string | null {
   if (expected === null) return null;
   if (bytes !== expected.bytes)
@@ -323,19 +143,32 @@ function pathsOf(source: ModelSource): readonly string[] | null {
 }
 
 /**
- * Reads all of a model: every value of every tensor must be finite, and a GGUF that the manifest of its
- * folder lists must be the file that was listed. What is wrong is in the report, not thrown.
+ * Reads all of a model: every value of every tensor must be finite, a GGUF that the manifest of its folder
+ * lists must be the file that was listed, and ONNX graphs must be sound. What is wrong is in the report, not
+ * thrown.
  *
- * @param path GGUF file (any part of a split one), or the folder of a checkpoint
+ * @param path GGUF file (any part of a split one), folder of a checkpoint, ONNX file, or folder of such
  * @throws LapidaryError of the rooms that read, for a file that cannot be read at all; the signal's reason
  *   after an abort
  */
 export async function check(path: string, reporter: Reporter, signal: AbortSignal): Promise<CheckReport> {
+  const graphs = await findOnnx(path);
+  if (graphs !== null) {
+    return {
+      kind: "check",
+      source: "onnx",
+      path,
+      manifest: null,
+      ...(await checkOnnx(path, graphs, reporter, signal)),
+    };
+  }
   const source = await openSource(path);
   const tensors = storedTensors(source, "own");
   const paths = pathsOf(source);
   const manifest = paths === null ? null : await checkManifest(paths, reporter, signal);
-  const { bad, unread } = await scanTensors(`check ${path}`, tensors, reporter, signal);
+  const { bad, unread } = await withFiles(tensors, (files) =>
+    scanTensors(`check ${path}`, tensors, files, reporter, signal),
+  );
   return {
     kind: "check",
     source: source.kind,
@@ -346,6 +179,7 @@ export async function check(path: string, reporter: Reporter, signal: AbortSigna
     bad,
     unread,
     manifest: manifest?.check ?? null,
+    findings: [],
     error: errorOf(path, bad, manifest),
   };
 }

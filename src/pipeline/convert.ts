@@ -23,6 +23,7 @@ import { checkSpace, type PlannedFile, plannedFiles } from "../quantize/space.js
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
+import { folderMetadata } from "./metadata.js";
 import type { Reporter } from "./progress.js";
 import {
   type CheckpointSource,
@@ -122,28 +123,14 @@ interface Job {
   readonly metadata: () => Metadata;
 }
 
-/** Metadata of a checkpoint's files; the file type is the plan's, the rest is the same for all. */
+/** Metadata of a checkpoint's files. */
 async function checkpointMetadata(
-  source: CheckpointSource,
+  { config, folder, bound, name }: CheckpointSource,
   request: ConvertRequest,
 ): Promise<(fileType: number) => GgufEntry[]> {
-  const { readGeneration } = await import("../gemma4/generation.js");
-  const { ggufMetadata } = await import("../gemma4/gguf/metadata.js");
-  const { readModelCard } = await import("../gemma4/model-card.js");
-  const { readTokenizer } = await import("../gemma4/tokenizer/tokenizer.js");
-  const { readChatTemplates } = await import("../gemma4/chat-template.js");
-  const { config, folder, bound, name } = source;
   const keepUnused = request.matchConverter || request.keepUnusedKv;
-  const shared = {
-    config,
-    generation: await readGeneration(folder),
-    tokenizer: await readTokenizer(folder, config),
-    chatTemplates: await readChatTemplates(folder),
-    card: await readModelCard(folder),
-    weights: bound.weights.map(({ weight }) => weight).filter((weight) => keepUnused || !weight.unused),
-    folderName: name,
-  };
-  return (fileType) => ggufMetadata({ ...shared, fileType });
+  const weights = bound.weights.map(({ weight }) => weight).filter((weight) => keepUnused || !weight.unused);
+  return folderMetadata({ folder, name, config, weights });
 }
 
 function parseOptional(name: string | undefined): BlockTypeName | undefined {

@@ -1,4 +1,6 @@
 import type { GgufMetadata, GgufValue } from "../../formats/gguf/types.js";
+import { type InspectedOnnx, inspectOnnx } from "./inspect-onnx.js";
+import { findOnnx } from "./onnx-source.js";
 import type { CheckpointSource, GgufSource } from "./source.js";
 import { openSource } from "./source.js";
 
@@ -34,7 +36,7 @@ export type InspectedValue =
       readonly first: readonly (string | number | boolean)[];
     };
 
-interface Inspected {
+interface InspectedTensors {
   readonly path: string;
   readonly files: readonly { readonly file: string; readonly bytes: number }[];
   /** Values of all tensors listed. */
@@ -47,7 +49,7 @@ interface Inspected {
   readonly tensors: readonly InspectedTensor[];
 }
 
-export interface InspectedCheckpoint extends Inspected {
+export interface InspectedCheckpoint extends InspectedTensors {
   readonly kind: "checkpoint";
   readonly member: string;
   readonly layers: { readonly sliding: number; readonly full: number; readonly sharingKv: number };
@@ -63,12 +65,15 @@ export interface InspectedCheckpoint extends Inspected {
   readonly unusedKvValues: number;
 }
 
-export interface InspectedGguf extends Inspected {
+export interface InspectedGguf extends InspectedTensors {
   readonly kind: "gguf";
   readonly version: number;
   readonly alignment: number;
   readonly metadata: Readonly<Record<string, InspectedValue>>;
 }
+
+/** What `inspect --json` prints. */
+export type Inspected = InspectedCheckpoint | InspectedGguf | InspectedOnnx;
 
 function product(shape: readonly number[]): number {
   return shape.reduce((total, size) => total * size, 1);
@@ -76,7 +81,7 @@ function product(shape: readonly number[]): number {
 
 function totals(
   tensors: readonly InspectedTensor[],
-): Pick<Inspected, "values" | "bytes" | "bitsPerWeight" | "types"> {
+): Pick<InspectedTensors, "values" | "bytes" | "bitsPerWeight" | "types"> {
   const types = new Map<string, { tensors: number; values: number; bytes: number }>();
   let values = 0;
   let bytes = 0;
@@ -187,8 +192,10 @@ function inspectGguf(path: string, { model }: GgufSource): InspectedGguf {
   };
 }
 
-/** What a checkpoint folder or a GGUF file holds, from its headers alone. */
-export async function inspect(path: string): Promise<InspectedCheckpoint | InspectedGguf> {
+/** What a checkpoint folder, a GGUF file, an ONNX file or a folder of such holds, from headers and graphs alone. */
+export async function inspect(path: string): Promise<Inspected> {
+  const graphs = await findOnnx(path);
+  if (graphs !== null) return inspectOnnx(path, graphs);
   const source = await openSource(path);
   return source.kind === "checkpoint" ? inspectCheckpoint(path, source) : inspectGguf(path, source);
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { outputFailure } from "../base/atomic-file.js";
 import { openGguf } from "../../formats/gguf/read.js";
 import { convert } from "./convert.js";
+import { isOnnxPath } from "./onnx-package.js";
 import type { Reporter } from "./progress.js";
 import { type ModelSource, openSource, sourceKind } from "./source.js";
 
@@ -33,7 +34,7 @@ export function referenceType(source: ModelSource): "F32" | "BF16" {
 }
 
 /**
- * Hands a reference file to `use`. A GGUF is its own reference; from the folder of a checkpoint one is
+ * Hands a reference file to `use`. A GGUF or a package for ONNX is its own reference; from the folder of a checkpoint one is
  * written to a temporary folder and removed afterwards, whatever happens.
  *
  * @param before called with the model's name when a reference has to be written, before that is done
@@ -47,6 +48,7 @@ export async function withReference<T>(
   use: (reference: Reference | null) => Promise<T>,
 ): Promise<T> {
   if (path === null) return use(null);
+  if (await isOnnxPath(path)) return use({ path, name: path });
   if ((await sourceKind(path)) === "gguf") {
     const model = await openGguf(path);
     return use({ path: model.paths[0] ?? path, name: path });

@@ -8,6 +8,7 @@ import { checkGateOptions, checkGates, type GateFailure, type Gates } from "../v
 import { checkText, type TextOptions, type VerifyResult, verifyModel } from "../verify/verify.js";
 import type { Reporter } from "./progress.js";
 import { withReference } from "./reference.js";
+import { isOnnxPath } from "./onnx-package.js";
 import { hashText } from "./text-identity.js";
 
 /** How to measure: the same for every file of a run. */
@@ -23,9 +24,12 @@ export interface MeasureOptions {
 }
 
 export interface VerifyRequest extends MeasureOptions {
+  /** GGUF files, and packages for ONNX Runtime: their folders, or decoders in them. */
   readonly files: readonly string[];
-  /** GGUF file, or folder of a checkpoint, to compare with; null for perplexity alone. */
+  /** GGUF file, package, or folder of a checkpoint, to compare with; null for perplexity alone. */
   readonly reference: string | null;
+  /** What activations of MatMulNBits are computed in, level by level; 0 and what the file has when left out. */
+  readonly accuracyLevels?: readonly number[] | undefined;
   readonly gates: Gates;
   /** Ceiling for working memory when the reference has to be written first. */
   readonly memory: number;
@@ -35,6 +39,8 @@ export interface VerifyRequest extends MeasureOptions {
 export interface VerifyReport {
   readonly files: readonly {
     readonly file: string;
+    /** Of the products in ONNX Runtime: 0 single precision, 4 activations of 8 bits; null where there is no choice. */
+    readonly accuracyLevel: number | null;
     readonly result: VerifyResult;
     readonly missed: readonly GateFailure[];
   }[];
@@ -109,23 +115,32 @@ export async function checkMeasurable(
   });
 }
 
+/** A model that can be measured, whatever runtime it is for. */
+export interface Measurable {
+  /** What the engine loads. */
+  readonly path: string;
+  /** File with its vocabulary and traits: itself, if it is a GGUF. */
+  readonly vocabulary: string;
+}
+
 /**
- * Measures one file in a running engine.
+ * Measures one model in a running engine.
  *
  * @param names further names of the model that may mark it as instruction tuned, such as its folder's
  */
 export async function measureFile(
   engine: Engine,
-  candidate: string,
+  { path, vocabulary }: Measurable,
   reference: string | null,
   options: MeasureOptions,
   reporter: Reporter,
   signal: AbortSignal,
   names: readonly string[] = [],
 ): Promise<VerifyResult> {
-  const model = await openGguf(candidate);
+  const model = await openGguf(vocabulary);
   return verifyModel({
-    ...textOptions(engine, model, candidate, options),
+    ...textOptions(engine, model, path, options),
+    ...(path === vocabulary ? {} : { candidate: path }),
     reference,
     signal,
     onProgress: (done, total) => reporter.progress({ done, total, unit: "windows" }),
@@ -141,8 +156,15 @@ export function outcomeOf(result: VerifyResult): string {
   return parts.join(", ");
 }
 
+/** A model of a request, with what it is called there. */
+interface Candidate extends Measurable {
+  readonly file: string;
+  readonly accuracyLevel: number | null;
+  readonly names: readonly string[];
+}
+
 /**
- * Measures files in llama.cpp, against a reference if there is one, and holds them against gates.
+ * Measures files in the runtimes that they are for, against a reference if there is one, and holds them against gates.
  *
  * @throws LapidaryError of any room; missed gates are in the report, not thrown
  */
@@ -154,40 +176,62 @@ export async function verify(
   checkGateOptions(request.gates, request.reference !== null);
   // What can be wrong with text and files should come out before a reference is written.
   await hashText(request.text);
+  const onnx = await Promise.all([...request.files, request.reference ?? ""].map((path) => isOnnxPath(path)));
+  if (onnx.includes(true)) {
+    const { verifyAcross } = await import("./verify-onnx.js");
+    return verifyAcross(request, reporter, signal);
+  }
   for (const file of request.files) await openGguf(file);
+  const candidates = request.files.map((file) => ({
+    file,
+    path: file,
+    vocabulary: file,
+    accuracyLevel: null,
+    names: [],
+  }));
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const engine = await startLlamaEngine();
   try {
-    const checkFiles = async (name: string): Promise<void> => {
-      for (const file of request.files) await checkMeasurable(engine, file, request, [name]);
-    };
-    return await withReference(
-      request.reference,
-      request,
-      reporter,
-      signal,
-      checkFiles,
-      async (reference) => {
-        const files: VerifyReport["files"][number][] = [];
-        const names = reference === null ? [] : [reference.name];
-        for (const file of request.files) {
-          reporter.start(`verify ${file}`);
-          const result = await measureFile(
-            engine,
-            file,
-            reference?.path ?? null,
-            request,
-            reporter,
-            signal,
-            names,
-          );
-          reporter.finish(outcomeOf(result));
-          files.push({ file, result, missed: checkGates(result, request.gates) });
-        }
-        return { files };
-      },
-    );
+    return await verifyCandidates(engine, candidates, request, reporter, signal);
   } finally {
     await engine.close();
   }
+}
+
+/**
+ * Measures candidates in an engine that knows all of them.
+ *
+ * @throws LapidaryError of any room
+ */
+export async function verifyCandidates(
+  engine: Engine,
+  candidates: readonly Candidate[],
+  request: VerifyRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<VerifyReport> {
+  const checkFiles = async (name: string): Promise<void> => {
+    for (const { vocabulary, names } of candidates)
+      await checkMeasurable(engine, vocabulary, request, [name, ...names]);
+  };
+  return withReference(request.reference, request, reporter, signal, checkFiles, async (reference) => {
+    const files: VerifyReport["files"][number][] = [];
+    for (const candidate of candidates) {
+      const { file, accuracyLevel } = candidate;
+      const names = reference === null ? candidate.names : [reference.name, ...candidate.names];
+      reporter.start(`verify ${file}${accuracyLevel === null ? "" : ` at accuracy level ${accuracyLevel}`}`);
+      const result = await measureFile(
+        engine,
+        candidate,
+        reference?.path ?? null,
+        request,
+        reporter,
+        signal,
+        names,
+      );
+      reporter.finish(outcomeOf(result));
+      files.push({ file, accuracyLevel, result, missed: checkGates(result, request.gates) });
+    }
+    return { files };
+  });
 }

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
-import { combineChecksums } from "../blocks/kernels/checksums.js";
+import { joinChecksums } from "../blocks/kernels/checksums.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
 import { compileKernels } from "../blocks/kernels/load.js";
 import { PoolError } from "./errors.js";
@@ -62,7 +62,7 @@ export class OutputReader {
         if (!(await this.#read(range))) return undefined;
         ofOutputs.push(this.#kernels.checksumOf(range.bytes));
       }
-      checksums[number] = combineChecksums(ofOutputs);
+      checksums[number] = typeof job.target === "string" ? ofOutputs[0]! : joinChecksums(ofOutputs);
       onRead(tile.values);
     }
     return hashOfChecksums(checksums);

@@ -6,11 +6,11 @@ import { startLlamaEngine } from "../../src/engines/llama/engine.js";
 import type { Engine } from "../../src/engines/types.js";
 import { convert } from "../../src/pipeline/convert.js";
 import { silent } from "../../src/pipeline/progress.js";
-import { type CheckpointOptions, makeCheckpoint, NANO, type Spread } from "../support/checkpoints.js";
+import { type CheckpointOptions, makeCheckpoint, NANO } from "../support/checkpoints.js";
 import { convertRequest, scratchFolder } from "../support/convert.js";
 import { forward } from "../support/forward/forward.js";
 import { readTextModel, type TextModel, weightOf, withWeights } from "../support/forward/model.js";
-import { randomFrom } from "../support/weights.js";
+import { randomTokens, relativeError, trainedSpread } from "../support/text-models.js";
 
 const REFERENCE = join(packageRoot, "fixtures", "reference");
 const VOCABULARY = 1024;
@@ -19,37 +19,6 @@ const VOCABULARY = 1024;
  * them hides all but epsilon's share; a window off by one costs 0.05.
  */
 const LLAMA_TOLERANCE = 3e-3;
-
-/** Root of the mean square of the differences, in units of that of the expected values. */
-function relativeError(values: Float64Array, expected: Float32Array | Float64Array): number {
-  expect(values).toHaveLength(expected.length);
-  let error = 0;
-  let total = 0;
-  for (const [index, value] of expected.entries()) {
-    error += (values[index]! - value) ** 2;
-    total += value ** 2;
-  }
-  return Math.sqrt(error / total);
-}
-
-/** BOS and tokens that are no control tokens. */
-function randomTokens(count: number, seed: number): Int32Array {
-  const random = randomFrom(seed);
-  return Int32Array.from({ length: count }, (_, index) =>
-    index === 0 ? 2 : 300 + Math.floor(random() * (VOCABULARY - 300)),
-  );
-}
-
-/**
- * Values that lie as in trained models where it matters: keys small, so that a token attends to many others
- * and not to one by a hair's breadth; scales far from one, so that leaving one out shows.
- */
-function trainedSpread(name: string): Spread | undefined {
-  if (name.endsWith("k_norm.weight")) return { mean: 0.1, deviation: 0.02 };
-  if (name.endsWith("router.proj.weight")) return { mean: 0, deviation: 0.5 };
-  if (/norm(_\d)?\.weight$|scale$|scalar$/.test(name)) return { mean: 1, deviation: 0.25 };
-  return undefined;
-}
 
 const nano = await readTextModel(NANO);
 const { ids } = JSON.parse(readFileSync(join(REFERENCE, "logits.json"), "utf8")) as { ids: number[] };

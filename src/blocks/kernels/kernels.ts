@@ -1,11 +1,9 @@
 import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
-import { bfloatsToFloats, halvesToFloats } from "../floats.js";
-import { type NBitsMethod, nbitsRow, type NBitsType } from "../nbits/types.js";
+import { checkNBits, type NBitsMethod, nbitsRow, type NBitsType } from "../nbits/types.js";
 import { blockType, blockTypes, rowBytes } from "../table.js";
 import type { BlockTypeName, Method } from "../types.js";
-import { combineChecksums } from "./checksums.js";
-import { roundRows } from "./rounding.js";
+import { joinChecksums } from "./checksums.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
@@ -89,6 +87,20 @@ interface Exports {
     blockValues: number,
     blockBytes: number,
     search: number,
+  ): number;
+  convertNBits(
+    source: number,
+    bits: number,
+    block: number,
+    zeroPoints: number,
+    searched: number,
+    input: number,
+    rows: number,
+    row: number,
+    weights: number,
+    codes: number,
+    scales: number,
+    zeros: number,
   ): number;
 }
 
@@ -199,6 +211,7 @@ export class Kernels {
       );
     }
     const type = blockType(target);
+    this.#outputs = [];
     this.#prepare(target);
     const index = this.#exports.convert(
       blockType(source).id,
@@ -224,50 +237,76 @@ export class Kernels {
   }
 
   /**
-   * Converts `rows` rows of `row` values at the start of the input region to codes with a scale a block. Both
-   * methods round to nearest so far, whatever the importance.
+   * Converts `rows` rows of `row` values at the start of the input region to codes of a few bits with a scale, and
+   * maybe a zero point, for each block; byte for byte as `encodeNBits` does.
    *
-   * @returns like `convert`; `outputs` is then what was made
-   * @throws BlockError `not-encodable`, `over-capacity`
+   * @param importance weight of each column, finite and not negative; the method `nearest` has no use for it
+   * @returns index of the first value that is NaN or infinite, or of 65520 and more in magnitude, which no half holds;
+   *   −1 when there is none. `lastProblem` says which; `outputs` is then empty.
+   * @throws BlockError `not-encodable`, `bad-nbits`, `uneven-row` or `over-capacity`
    */
   convertNBits(
     source: BlockTypeName,
     type: NBitsType,
     row: number,
     rows: number,
-    _importance?: Float32Array,
-    _method?: NBitsMethod,
+    importance?: Float32Array,
+    method: NBitsMethod = "search",
   ): number {
     if (!sources.includes(source)) {
       throw new BlockError("not-encodable", `values of type ${source} cannot be converted to codes`, {
         advice: `The kernels read ${sources.join(", ")}.`,
       });
     }
-    const sizes = nbitsRow(type, row);
-    const lengths = [sizes.codes, sizes.scales, sizes.zeroPoints].map((bytes) => bytes * rows);
-    const starts = lengths.map((_, index) => lengths.slice(0, index).reduce((sum, bytes) => sum + bytes, 0));
-    const values = row * rows;
-    if (values > this.#capacity || (starts[2] ?? 0) + (lengths[2] ?? 0) > this.#capacity * 4) {
+    checkNBits(type, row, rows);
+    if (importance !== undefined && importance.length !== row) {
       throw new BlockError(
-        "over-capacity",
-        `${rows} rows of ${row} values are more than the ${this.#capacity} values that the kernels have room for`,
+        "uneven-row",
+        `an importance of ${importance.length} columns does not fit rows of ${row} values`,
       );
     }
-    const { buffer } = this.#exports.memory;
-    const [codes, scales, zeroPoints] = starts.map(
-      (start, index) => new Uint8Array(buffer, this.#outputAt + start, lengths[index]),
-    ) as [Uint8Array, Uint8Array, Uint8Array];
-    const floats = new Float32Array(values);
-    if (source === "F32") floats.set(new Float32Array(buffer, this.#inputAt, values));
-    else if (source === "F16") halvesToFloats(this.#input.subarray(0, 2 * values), floats);
-    else bfloatsToFloats(this.#input.subarray(0, 2 * values), floats);
-    const bad = roundRows(type, row, floats, { codes, scales, zeroPoints });
-    this.#lastProblem = undefined;
-    this.#outputs = type.zeroPoints ? [codes, scales, zeroPoints] : [codes, scales];
-    if (bad < 0) return bad;
-    this.#lastProblem = Number.isFinite(floats[bad]) ? "overflow" : "non-finite";
+    const { bits, block, zeroPoints } = type;
+    // The output region has four bytes for a value. A padded one takes 19/16 at most: 8 bits in blocks of 16.
+    const padded = rows * Math.ceil(row / block) * block;
+    if (padded > this.#capacity) {
+      throw new BlockError(
+        "over-capacity",
+        `${rows} rows of ${row} values, ${padded} in whole blocks, are more than the ${this.#capacity} that the kernels have room for`,
+      );
+    }
+    const sizes = nbitsRow(type, row);
+    const codesAt = this.#outputAt;
+    const scalesAt = codesAt + rows * sizes.codes;
+    const pointsAt = scalesAt + rows * sizes.scales;
+    const weights = method === "search" && importance !== undefined ? this.#placeWeights(importance) : 0;
+    const index = this.#exports.convertNBits(
+      blockType(source).id,
+      bits,
+      block,
+      zeroPoints ? 1 : 0,
+      method === "search" ? 1 : 0,
+      this.#inputAt,
+      rows,
+      row,
+      weights,
+      codesAt,
+      scalesAt,
+      pointsAt,
+    );
+    this.#output = this.#input.subarray(0, 0);
     this.#outputs = [];
-    return bad;
+    this.#lastProblem = undefined;
+    if (index >= 0) {
+      this.#lastProblem = this.#exports.problem.value === 1 ? "non-finite" : "overflow";
+      return index;
+    }
+    const { buffer } = this.#exports.memory;
+    this.#outputs = [
+      new Uint8Array(buffer, codesAt, rows * sizes.codes),
+      new Uint8Array(buffer, scalesAt, rows * sizes.scales),
+      ...(zeroPoints ? [new Uint8Array(buffer, pointsAt, rows * sizes.zeroPoints)] : []),
+    ];
+    return index;
   }
 
   /** Makes the tables of a type that is searched on a lattice, once. */
@@ -305,21 +344,24 @@ export class Kernels {
     return this.#output;
   }
 
-  /** Checksum of `output`, 32 bits; `checksumOf` gives the same for the same bytes. */
-  checksum(): number {
-    return this.#exports.checksum(this.#output.byteOffset, this.#output.length) >>> 0;
-  }
-
-  /** What the last `convertNBits` made: codes, scales and, where the type has them, zero points; valid until the next call. */
+  /**
+   * The codes, scales and, for a type that has them, zero points that the last `convertNBits` made, each of all rows;
+   * valid until the next conversion. Empty after a conversion of the other kind.
+   */
   get outputs(): readonly Uint8Array[] {
     return this.#outputs;
   }
 
-  /** Checksum of `outputs`, 32 bits: `combineChecksums` of those of each. */
+  /** Checksum of all `outputs`, 32 bits: `joinChecksums` of what `checksumOf` gives for the bytes of each. */
   checksumOfOutputs(): number {
-    return combineChecksums(
+    return joinChecksums(
       this.#outputs.map(({ byteOffset, length }) => this.#exports.checksum(byteOffset, length) >>> 0),
     );
+  }
+
+  /** Checksum of `output`, 32 bits; `checksumOf` gives the same for the same bytes. */
+  checksum(): number {
+    return this.#exports.checksum(this.#output.byteOffset, this.#output.length) >>> 0;
   }
 
   /**

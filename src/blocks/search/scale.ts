@@ -6,10 +6,14 @@ import { floatToHalf, halfToFloat } from "../floats.js";
 
 const { abs, fround, max, min } = Math;
 
-/** Levels of a type, and which scales are tried. */
-export interface ScaleSearch {
+/** Whole multiples of the scale that a value may take. */
+export interface Levels {
   readonly lowest: number;
   readonly highest: number;
+}
+
+/** Levels of a type, and which scales are tried. */
+export interface ScaleSearch extends Levels {
   /**
    * Inverse scales of the first trials: one that puts the value of largest magnitude on `first`, then `near` more
    * trials, each `nearRatio` times the last, then `far` with `farRatio`. Types whose levels are not symmetric try
@@ -36,7 +40,7 @@ function nearest(value: number): number {
 }
 
 /** Nearest level of a value in units of the scale. */
-export function levelOf(units: number, { lowest, highest }: { lowest: number; highest: number }): number {
+export function levelOf(units: number, { lowest, highest }: Levels): number {
   return nearest(max(lowest, min(highest, fround(units))));
 }
 
@@ -51,11 +55,11 @@ export function inverseOf(scale: number): number {
 }
 
 /** Σ weight · value · level and Σ weight · level² under an inverse scale. */
-function sumsOf(search: ScaleSearch, values: Float32Array, weights: Float32Array, inverse: number) {
+export function sumsOf(levels: Levels, values: Float32Array, weights: Float32Array, inverse: number) {
   let product = 0;
   let square = 0;
   for (const [j, x] of values.entries()) {
-    const level = levelOf(x * inverse, search);
+    const level = levelOf(x * inverse, levels);
     product = fround(product + fround(fround(weights[j]! * x) * level));
     square = fround(square + fround(fround(weights[j]! * level) * level));
   }
@@ -63,11 +67,11 @@ function sumsOf(search: ScaleSearch, values: Float32Array, weights: Float32Array
 }
 
 /** Weighted squared error of a stored scale. */
-function errorOf(search: ScaleSearch, values: Float32Array, weights: Float32Array, scale: number): number {
+export function errorOf(levels: Levels, values: Float32Array, weights: Float32Array, scale: number): number {
   const inverse = inverseOf(scale);
   let error = 0;
   for (const [j, x] of values.entries()) {
-    const off = fround(x - fround(scale * levelOf(x * inverse, search)));
+    const off = fround(x - fround(scale * levelOf(x * inverse, levels)));
     error = fround(error + fround(weights[j]! * fround(off * off)));
   }
   return error;

@@ -3,7 +3,8 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { EngineError } from "../errors.js";
 import type { BenchOptions, BenchResult, Speed } from "../types.js";
 import type { Llama, Pointer } from "./library.js";
-import { peakMemory } from "./memory.js";
+import { peakMemory } from "../memory.js";
+import { summarize } from "../speed.js";
 import { checkDecoded, type Model } from "./model.js";
 
 /** llama-bench's default for the logical batch; the physical one is llama.cpp's default of 512. */
@@ -33,14 +34,6 @@ function batchOf(token: Int32Array, count: number) {
     seq_id: null,
     logits: null,
   } as const;
-}
-
-/** Mean and sample standard deviation, as llama-bench reports them. */
-export function summarize(kind: Speed["kind"], tokens: number, samples: readonly number[]): Speed {
-  const mean = samples.reduce((sum, sample) => sum + sample, 0) / samples.length;
-  const squares = samples.reduce((sum, sample) => sum + (sample - mean) ** 2, 0);
-  const deviation = samples.length > 1 ? Math.sqrt(squares / (samples.length - 1)) : 0;
-  return { kind, tokens, samples, mean, deviation };
 }
 
 /**

@@ -7,7 +7,7 @@ import { EngineError } from "../errors.js";
 import type { EngineInfo } from "../types.js";
 import { bench } from "./bench.js";
 import { openLlama, type Llama } from "./library.js";
-import { peakMemory } from "./memory.js";
+import { peakMemory } from "../memory.js";
 import { LoggedError, Model } from "./model.js";
 import type { Installation } from "./platform.js";
 import { markerLine, type Calls, type CallName, type Failure, type Reply, type Request } from "./protocol.js";

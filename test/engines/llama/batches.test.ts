@@ -1,6 +1,6 @@
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { summarize } from "../../../src/engines/llama/bench.js";
+import { summarize } from "../../../src/engines/speed.js";
 import { planBatches } from "../../../src/engines/llama/batches.js";
 import { LogTail, MARK } from "../../../src/engines/llama/log-tail.js";
 

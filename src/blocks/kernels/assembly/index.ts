@@ -2,6 +2,7 @@
 
 import { latticeTableBytes, makeLatticeTables } from "./lattice/index";
 import { makeTernaryTables, ternaryTableBytes } from "./lattice/ternary";
+import { nbitsRows } from "./nbits/rows";
 import { check, plain } from "./plain";
 import { clearProblem } from "./problem";
 import { q4_0 } from "./q4_0";
@@ -97,6 +98,42 @@ export function convert(
       return from<i16>(target, input, output, values, weights, row, blockValues, blockBytes, search);
     case 30:
       return from<u16>(target, input, output, values, weights, row, blockValues, blockBytes, search);
+  }
+  return unreachable();
+}
+
+/**
+ * Converts rows to codes of a few bits with a scale, and maybe a zero point, for each block.
+ *
+ * @param bits 2, 4 or 8
+ * @param block values in a block: 16, 32, 64, 128 or 256
+ * @param searched whether to search in place of rounding to the nearest
+ * @param row values in a row
+ * @param weights float32 importance of each column of a row, or 0 for none
+ * @returns index of the value that stopped it (see `problem`), or -1
+ */
+export function convertNBits(
+  source: i32,
+  bits: i32,
+  block: i32,
+  zeroPoints: bool,
+  searched: bool,
+  input: usize,
+  rows: i32,
+  row: i32,
+  weights: usize,
+  codes: usize,
+  scales: usize,
+  zeros: usize,
+): i32 {
+  clearProblem();
+  switch (source) {
+    case 0:
+      return nbitsRows<f32>(bits, block, zeroPoints, searched, input, rows, row, weights, codes, scales, zeros);
+    case 1:
+      return nbitsRows<i16>(bits, block, zeroPoints, searched, input, rows, row, weights, codes, scales, zeros);
+    case 30:
+      return nbitsRows<u16>(bits, block, zeroPoints, searched, input, rows, row, weights, codes, scales, zeros);
   }
   return unreachable();
 }

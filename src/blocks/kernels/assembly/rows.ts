@@ -11,15 +11,15 @@ import { NON_FINITE, OVERFLOW, stop } from "./problem";
 import { searchBlocks } from "./search/index";
 
 /** Values that are widened at a time: whole blocks of every type, 16 KiB as float32. */
-const CHUNK: i32 = 4096;
+export const CHUNK: i32 = 4096;
 
-const chunk: usize = memory.data(4 * 4096, 16);
+export const chunk: usize = memory.data(4 * 4096, 16);
 
 /**
  * Magnitudes from here on are refused: 65520, the least float32 that no half holds. No model has such weights,
  * and below it none of the sums overflows that the searches take.
  */
-const LIMIT: i32 = 0x477ff000;
+export const LIMIT: i32 = 0x477ff000;
 const NVFP4: i32 = 40;
 /** Above 2688: the scales of NVFP4 end at 448 and its levels at 6. */
 const NVFP4_LIMIT: i32 = 0x45280001;
@@ -37,12 +37,15 @@ function meanSquare<S>(input: usize, row: i32): f32 {
   return sum / <f32>row;
 }
 
-/** Widens whole blocks into `chunk`; returns the bits of the largest magnitude, at least infinity for a NaN. */
+/**
+ * Widens `count` values, a multiple of 8, to float32 values from `to` on; returns the bits of the largest magnitude,
+ * at least infinity for a NaN.
+ */
 // @ts-ignore: decorator
-@inline function widen<S>(input: usize, count: i32): i32 {
+@inline export function widen<S>(input: usize, count: i32, to: usize): i32 {
   let most = i32x4.splat(0);
   let more = i32x4.splat(0);
-  for (let to = chunk, end = chunk + 4 * <usize>count; to < end; to += 32) {
+  for (let end = to + 4 * <usize>count; to < end; to += 32) {
     v128.store(to, floats<S>(input));
     v128.store(to, floats<S>(input + 4 * sizeof<S>()), 16);
     most = i32x4.max_s(most, magnitudes<f32>(to));
@@ -117,7 +120,7 @@ export function rows<S>(
     const mean: f32 = weighed ? meanSquare<S>(input, length) : 0;
     for (let i = 0; i < length; i += CHUNK) {
       const count = min(CHUNK, length - i);
-      if (widen<S>(input, count) >= limit) {
+      if (widen<S>(input, count, chunk) >= limit) {
         const bad = firstFrom<f32>(chunk, count, limit);
         const finite = magnitude<S>(input + <usize>bad * sizeof<S>()) < infinity<S>();
         return stop(finite ? OVERFLOW : NON_FINITE, start + i + bad);

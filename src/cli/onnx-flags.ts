@@ -1,0 +1,70 @@
+import { Flags } from "@oclif/core";
+import { LapidaryError } from "../base/errors.js";
+import type { ExportRequest } from "../pipeline/export.js";
+
+/** Flags of the commands that write ONNX. */
+export const onnxFlags = {
+  dtype: Flags.custom<string[]>({
+    description:
+      "ONNX: dtypes to write, by transformers.js's names: fp32, fp16, q8, q4, q4f16, q2, q2f16; GRAPH=DTYPE for a single graph (embed_tokens, decoder_model_merged)",
+    helpValue: "DTYPE[,…]",
+    parse: async (text) => text.split(",").map((name) => name.trim()),
+  })(),
+  "block-size": Flags.integer({
+    description: "ONNX: values that share a scale: 16, 32, 64, 128 or 256",
+    // No default: only ONNX has one.
+    defaultHelp: async () => "32",
+  }),
+  "zero-points": Flags.boolean({
+    description: "ONNX: a zero point for every block, or for none; where it pays when left out",
+    allowNo: true,
+  }),
+  "accuracy-level": Flags.integer({
+    description:
+      "ONNX: what products with codes are computed in: 0 single precision, 4 activations of 8 bits (many times as fast)",
+    min: 0,
+    max: 4,
+    defaultHelp: async () => "4",
+  }),
+  layout: Flags.option({
+    description: "ONNX: whose folder layout is written",
+    options: ["transformers.js", "genai"] as const,
+    defaultHelp: async () => "transformers.js",
+  })(),
+};
+
+interface OnnxValues {
+  readonly dtype: readonly string[] | undefined;
+  readonly "block-size": number | undefined;
+  readonly "zero-points": boolean;
+  readonly "accuracy-level": number | undefined;
+  readonly layout: "transformers.js" | "genai" | undefined;
+}
+
+/** Values of the flags that only ONNX has. */
+export function onnxOptions(
+  flags: OnnxValues,
+): Pick<ExportRequest, "dtypes" | "block" | "zeroPoints" | "accuracyLevel" | "layout"> {
+  return {
+    dtypes: flags.dtype ?? [],
+    block: flags["block-size"],
+    // A flag that was not given has no value, whatever its type says.
+    zeroPoints: flags["zero-points"] as boolean | undefined,
+    accuracyLevel: flags["accuracy-level"],
+    layout: flags.layout ?? "transformers.js",
+  };
+}
+
+/** Refuses flags that the format knows nothing of. */
+export function checkFormat(
+  format: "gguf" | "onnx",
+  flags: Readonly<Record<string, unknown>>,
+  own: readonly string[],
+): void {
+  const stray = Object.keys(flags).find((name) => own.includes(name) && flags[name] !== undefined);
+  if (stray === undefined) return;
+  throw new LapidaryError("bad-flag", `--${stray} says nothing about ${format}.`, {
+    exitCode: 2,
+    advice: `Leave it out, or write ${format === "gguf" ? "--to onnx" : "--to gguf"}.`,
+  });
+}
