@@ -124,10 +124,10 @@ describe("a conversion of seconds", () => {
   let expected = "";
 
   beforeAll(async () => {
-    // 173 million values, a file of 93 MiB: the signals come when a sixth of it is there.
+    // More than 100 million values, two seconds for one thread; what stops it comes when a quarter is written.
     await makeCheckpoint(checkpoint, {
       kind: "dense",
-      layers: 6,
+      layers: 4,
       hidden: 1024,
       text: { intermediate_size: 8192 },
       sparse: true,
