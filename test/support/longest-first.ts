@@ -1,0 +1,37 @@
+import { BaseSequencer, type TestSpecification } from "vitest/node";
+
+/** Files of more than five seconds, the longest first; the end of the run would wait for one that starts late. */
+const LONG = [
+  "verify/figures",
+  "pipeline/llama-quantize",
+  "blocks/encode/lattice",
+  "pipeline/build",
+  "commands/process",
+  "quantize/resume",
+  "quantize/campaign",
+  "quantize/redo",
+  "blocks/encode",
+  "pipeline/load",
+  "commands/redo",
+  "commands/memory",
+  "pipeline/diff",
+  "blocks/kernels",
+  "quantize/quantize",
+  "blocks/encode/k-affine",
+  "commands/bad-input",
+  "blocks/search",
+] as const;
+
+/** Files that share processes come last, one behind the other: a process is kept while the next file may use it. */
+function rank({ moduleId, project }: TestSpecification): number {
+  if (!project.config.isolate) return LONG.length + 1;
+  const place = LONG.findIndex((name) => moduleId.endsWith(`/test/${name}.test.ts`));
+  return place === -1 ? LONG.length : place;
+}
+
+/** Starts files in an order that keeps all processes busy to the end, whatever earlier runs are remembered. */
+export class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b));
+  }
+}
