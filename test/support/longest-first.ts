@@ -1,25 +1,22 @@
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
-/** Files of more than five seconds, the longest first; the end of the run would wait for one that starts late. */
+/** Files of about five seconds and more, the longest first; the end of the run would wait for one that starts late. */
 const LONG = [
+  "commands/process",
   "verify/figures",
   "pipeline/llama-quantize",
-  "blocks/encode/lattice",
   "pipeline/build",
-  "commands/process",
-  "quantize/resume",
-  "quantize/campaign",
+  "blocks/encode/lattice",
   "quantize/redo",
-  "blocks/encode",
-  "pipeline/load",
+  "quantize/campaign",
   "commands/redo",
+  "quantize/resume",
+  "pipeline/load",
   "commands/memory",
-  "pipeline/diff",
   "blocks/kernels",
   "quantize/quantize",
   "blocks/encode/k-affine",
-  "commands/bad-input",
-  "blocks/search",
+  "pipeline/diff",
 ] as const;
 
 /** Files that share processes come last, one behind the other: a process is kept while the next file may use it. */
