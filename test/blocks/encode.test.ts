@@ -1,15 +1,12 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { packageRoot } from "../../src/base/paths.js";
 import { encodable, encode } from "../../src/blocks/encode/encode.js";
-import { Kernels } from "../../src/blocks/kernels/kernels.js";
-import { blockType, parseBlockType, rowBytes } from "../../src/blocks/table.js";
+import { parseBlockType, rowBytes } from "../../src/blocks/table.js";
 import type { BlockTypeName } from "../../src/blocks/types.js";
-import { campaignRuns } from "../support/campaign.js";
-import { loadGgmlQuants } from "../support/ggml-quants.js";
-import { firstDifference, importances, weights, withinHalf } from "../support/weights.js";
+import { givesGgmlsBytesForDifficultRows } from "../support/difficult-rows.js";
+import { firstDifference } from "../support/weights.js";
 
 const folder = join(packageRoot, "fixtures/golden");
 const floats = (file: string): Float32Array =>
@@ -22,12 +19,8 @@ const golden = types
   .filter(({ type }) => encodable.includes(type));
 const values = floats("input.f32");
 const importance = floats("importance.f32");
-const ggml = loadGgmlQuants();
-/** Without an importance ggml ends the process for these, or (IQ1_M) takes the squares of the values, which loses more. */
-const needy: ReadonlySet<BlockTypeName> = new Set(["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"]);
-/** Types whose kernels refuse what is out of range before it is encoded; see `rows.ts`. */
-const limited = (type: BlockTypeName): boolean =>
-  blockType(type).values > 1 && !["Q8_0", "Q4_0", "Q6_K"].includes(type);
+/** Those of types on lattices are in encode/lattice.test.ts: ggml takes a long time to get ready for them. */
+const difficult = encodable.filter((type) => !/^IQ[123]/.test(type));
 
 function bytesOf(type: BlockTypeName, row: Float32Array, weightsOfRow?: Float32Array): Uint8Array {
   const out = new Uint8Array(rowBytes(type, row.length));
@@ -49,32 +42,7 @@ describe("encode", () => {
     },
   );
 
-  it.runIf(ggml !== undefined).each(encodable.filter((type) => !needy.has(type)))(
-    "gives ggml's bytes for difficult rows in %s",
-    (type) => {
-      fc.assert(
-        fc.property(weights(256, { min: -150, max: 127 }), (raw) => {
-          const row = limited(type) ? withinHalf(raw) : raw;
-          expect(firstDifference(bytesOf(type, row), ggml?.quantize(type, row) ?? new Uint8Array())).toBe(-1);
-        }),
-        { seed: 11, numRuns: campaignRuns(1000) },
-      );
-    },
-  );
-
-  it.runIf(ggml !== undefined).each(encodable.filter((type) => Kernels.heedsImportance(type)))(
-    "gives ggml's bytes for difficult rows and importances in %s",
-    (type) => {
-      fc.assert(
-        fc.property(weights(512, { min: -150, max: 127 }), importances(512), (raw, given) => {
-          const row = withinHalf(raw);
-          const expected = ggml?.quantize(type, row, given) ?? new Uint8Array();
-          expect(firstDifference(bytesOf(type, row, given), expected)).toBe(-1);
-        }),
-        { seed: 12, numRuns: campaignRuns(600) },
-      );
-    },
-  );
+  givesGgmlsBytesForDifficultRows(difficult);
 
   it("treats rows with an importance one by one", () => {
     for (const type of encodable) {

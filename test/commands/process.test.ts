@@ -118,17 +118,18 @@ async function fillUp(path: string): Promise<void> {
   }
 }
 
-describe("a conversion of a gigabyte", () => {
+describe("a conversion of seconds", () => {
   const checkpoint = join(scratchFolder(), "big");
   const whole = join(scratchFolder(), "whole.gguf");
   let expected = "";
 
   beforeAll(async () => {
+    // More than 100 million values, two seconds for one thread; what stops it comes when a quarter is written.
     await makeCheckpoint(checkpoint, {
       kind: "dense",
-      layers: 6,
-      hidden: 2048,
-      text: { intermediate_size: 12_288 },
+      layers: 4,
+      hidden: 1024,
+      text: { intermediate_size: 8192 },
       sparse: true,
     });
     await lapidary(convertArgs(checkpoint, whole));
@@ -143,8 +144,8 @@ describe("a conversion of a gigabyte", () => {
     const out = join(folder, "big.gguf");
     const stopped = await lapidary(convertArgs(checkpoint, out), {
       meanwhile: async (kill: Kill) => {
-        // The largest tensor has 14 MiB: a few are finished.
-        await filledTo(`${out}.partial`, 48 * MiB);
+        // The largest tensor has 4.5 MiB: a few are finished.
+        await filledTo(`${out}.partial`, 16 * MiB);
         kill(signal);
       },
     });
@@ -160,7 +161,7 @@ describe("a conversion of a gigabyte", () => {
   });
 
   it("does not begin on a disk that is too small", async (ctx) => {
-    const disk = mountTmpfs(64 * MiB);
+    const disk = mountTmpfs(32 * MiB);
     if (disk === undefined) {
       ctx.skip("mounting a file system is not permitted");
       return;
@@ -172,7 +173,7 @@ describe("a conversion of a gigabyte", () => {
   });
 
   it("goes on when a disk that became full has room again", async (ctx) => {
-    const disk = mountTmpfs(statSync(whole).size + 64 * MiB);
+    const disk = mountTmpfs(statSync(whole).size + 32 * MiB);
     if (disk === undefined) {
       ctx.skip("mounting a file system is not permitted");
       return;
@@ -181,7 +182,7 @@ describe("a conversion of a gigabyte", () => {
     const filler = join(disk.folder, "filler");
     const full = await lapidary(convertArgs(checkpoint, out), {
       meanwhile: async () => {
-        await filledTo(`${out}.partial`, 48 * MiB);
+        await filledTo(`${out}.partial`, 16 * MiB);
         await fillUp(filler);
       },
     });

@@ -108,7 +108,7 @@ describe("an unfinished run is not continued", () => {
     runCommand(Quantize, [source, "--type", "q6_k", "--out", out, "--threads", "1", ...flags]);
 
   beforeAll(async () => {
-    await makeCheckpoint(source, { hidden: 768, layers: 8, text: { intermediate_size: 4096 }, shards: 2 });
+    await makeCheckpoint(source, { hidden: 768, text: { intermediate_size: 4096 }, shards: 2 });
     utimesSync(shard, 1e9, 1e9);
     writeImatrix(matrix, new Map([["blk.0.ffn_down.weight", new Float32Array(4096).fill(1)]]));
     await lapidary(["quantize", source, "--type", "q6_k", "--out", out, "--threads", "1"], {

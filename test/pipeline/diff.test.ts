@@ -43,9 +43,11 @@ async function changed(path: string, name: string, edit: (data: Buffer) => void)
 /** All values of a model as ggml decodes them. */
 async function valuesOf(path: string, ggml: GgmlQuants): Promise<Map<string, Float32Array>> {
   const values = new Map<string, Float32Array>();
+  const files = new Map<string, Buffer>();
   for (const { name, type, bytes, path: file, offset } of storedTensors(await openSource(path), "gguf")) {
-    const data = readFileSync(file).subarray(offset, offset + bytes);
-    const copy = new Uint8Array(data);
+    const whole = files.get(file) ?? readFileSync(file);
+    files.set(file, whole);
+    const copy = new Uint8Array(whole.subarray(offset, offset + bytes));
     if (type === "F32") values.set(name, new Float32Array(copy.buffer));
     else if (type === "F16" || type === "BF16")
       values.set(name, new Float32Array(ggml.widen(type, new Uint16Array(copy.buffer)).buffer));
@@ -59,7 +61,8 @@ function errorOf(pairs: readonly (readonly [Float32Array, Float32Array])[]): num
   let difference = 0;
   let energy = 0;
   for (const [a, b] of pairs) {
-    for (const [index, value] of a.entries()) {
+    for (let index = 0; index < a.length; index++) {
+      const value = a[index] ?? NaN;
       difference += (value - (b[index] ?? NaN)) ** 2;
       energy += value ** 2;
     }

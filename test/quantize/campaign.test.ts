@@ -81,7 +81,7 @@ it(
   async () => {
     const root = scratch();
     const source = join(root, "source");
-    await makeCheckpoint(source, { hidden: 768, layers: 8, text: { intermediate_size: 4096 } });
+    await makeCheckpoint(source, { hidden: 768, text: { intermediate_size: 4096 } });
     const args = ["quantize", source, "--type", "q6_k", "--threads", "1", "--json", "--out"];
     const undisturbed = join(root, "undisturbed.gguf");
     const started = performance.now();

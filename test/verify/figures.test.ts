@@ -8,9 +8,10 @@ import { startLlamaEngine } from "../../src/engines/llama/engine.js";
 import type { Engine } from "../../src/engines/types.js";
 import type { Measurement } from "../../src/verify/measurement.js";
 import type { Comparison } from "../../src/verify/statistics.js";
-import { verifyModel } from "../../src/verify/verify.js";
+import { verifyModel, type VerifyOptions } from "../../src/verify/verify.js";
 import { fullCampaign } from "../support/campaign.js";
 import { convertFixture } from "../support/convert.js";
+import { SideBySide } from "./side-by-side.js";
 
 /** What llama.cpp v0.5.0's own tools found: see fixtures/reference/figures.txt. */
 interface Figure {
@@ -44,25 +45,34 @@ const figures: ReadonlyMap<string, Figure> = new Map(
     ];
   }),
 );
-/** Ten seconds each. All of them with LAPIDARY_CAMPAIGN=full. */
+/** Five seconds each. All of them with LAPIDARY_CAMPAIGN=full. */
 const few: ReadonlySet<string> = new Set(["bf16", "Q8_0 plain", "Q4_0 plain", "Q4_K_M imatrix"]);
 const compared = [...figures.keys()].filter((name) => name !== "f32" && (fullCampaign || few.has(name)));
 const searched = compared.filter((name) => name.endsWith(fullCampaign ? "" : " imatrix") && name !== "bf16");
 
+/** The fixture as it is named in figures.txt, such as `Q4_K_M imatrix`. */
+function fixture(name: string, method: Method): Promise<string> {
+  const [mix = "", kind] = name.split(" ");
+  const imatrix = kind === "imatrix" ? "fixtures/reference/imatrix.gguf" : undefined;
+  return convertFixture(mix.toUpperCase(), { imatrix, method });
+}
+
 let engine: Engine;
+let together: Engine;
 
 beforeAll(async () => {
   engine = await startLlamaEngine();
-});
+  const candidates: string[] = [];
+  for (const name of compared) candidates.push(await fixture(name, "ggml"));
+  for (const name of searched) candidates.push(await fixture(name, "search"));
+  together = new SideBySide(engine, candidates);
+}, patience);
 afterAll(() => engine.close());
 
-/** Measures the fixture as it is named in figures.txt, such as `Q4_K_M imatrix`. */
-async function measured(name: string, method: Method): Promise<Measurement> {
-  const [mix = "", kind] = name.split(" ");
-  const imatrix = kind === "imatrix" ? "fixtures/reference/imatrix.gguf" : undefined;
+async function measured(name: string, method: Method, on: Partial<VerifyOptions> = {}): Promise<Measurement> {
   const result = await verifyModel({
-    engine,
-    candidate: await convertFixture(mix.toUpperCase(), { imatrix, method }),
+    engine: together,
+    candidate: await fixture(name, method),
     reference: await convertFixture("F32"),
     text: join(packageRoot, "fixtures", "text", "eval.txt"),
     mode: "raw",
@@ -70,6 +80,7 @@ async function measured(name: string, method: Method): Promise<Measurement> {
     chunks: windows,
     // Two threads that wait for each other lose more than they gain where other tests run beside them.
     threads: fullCampaign ? availableParallelism() : 1,
+    ...on,
   });
   return result.windows;
 }
@@ -96,6 +107,13 @@ describe("figures of the miniature checkpoint", () => {
       expect(Math.abs(topAgreement.value - figure.topAgreement)).toBeLessThan(0.005);
     },
   );
+
+  it("are the same for a model that is measured by itself", async () => {
+    const chunks = 2;
+    const name = compared.at(-1) ?? "";
+    const alone = await measured(name, "ggml", { engine, chunks });
+    expect(await measured(name, "ggml", { chunks })).toEqual(alone);
+  });
 
   it.each(searched)(
     "are better than llama.cpp's in %s with our search",

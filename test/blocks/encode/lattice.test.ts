@@ -1,9 +1,10 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { encode } from "../../../src/blocks/encode/encode.js";
+import { encodable, encode } from "../../../src/blocks/encode/encode.js";
 import { Kernels } from "../../../src/blocks/kernels/kernels.js";
 import { compileKernels } from "../../../src/blocks/kernels/load.js";
 import { rowBytes } from "../../../src/blocks/table.js";
 import type { BlockTypeName } from "../../../src/blocks/types.js";
+import { givesGgmlsBytesForDifficultRows } from "../../support/difficult-rows.js";
 import { loadGgmlQuants } from "../../support/ggml-quants.js";
 import { firstDifference, randomFrom } from "../../support/weights.js";
 
@@ -31,6 +32,10 @@ function expectGgmlsBytes(type: BlockTypeName, row: Float32Array, importance?: F
   expect(kernels.convert("F32", type, row.length, importance)).toBe(-1);
   expect(firstDifference(kernels.output, expected)).toBe(-1);
 }
+
+describe("the encoder of types on lattices, the ternary one too,", () => {
+  givesGgmlsBytesForDifficultRows(encodable.filter((type) => /^IQ[123]/.test(type)));
+});
 
 describe("the types on lattices", () => {
   it.each(all)("give ggml's bytes where many neighbours are equally near in %s", (type) => {
