@@ -29,5 +29,10 @@ export async function renderExport(report: ExportReport): Promise<string> {
     first === undefined || !codes
       ? ""
       : `\n${first.method === "search" ? "Codes by a search for the least Σ importance · error²" : "Codes by rounding to the nearest"}${weighed}, blocks of ${first.block}, accuracy level ${first.accuracyLevel}.`;
-  return `${table}${rounding}\n${OUTCOMES[report.outcome](report)}`;
+  const { range } = report;
+  const halves =
+    range === null
+      ? ""
+      : `\nOn ${range.tokens.toLocaleString("en-US")} tokens of text products reach ${range.product.toPrecision(3)} (${range.largest}) and the residual stream, which stays in single precision, ${range.residual.toPrecision(3)}.`;
+  return `${table}${rounding}${halves}\n${OUTCOMES[report.outcome](report)}`;
 }

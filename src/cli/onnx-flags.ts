@@ -26,6 +26,15 @@ export const onnxFlags = {
     max: 4,
     defaultHelp: async () => "4",
   }),
+  "range-text": Flags.string({
+    description:
+      "ONNX: text that shows whether the values of the model fit halves, for dtypes that compute in them; the evaluation set when left out",
+    helpValue: "FILE",
+  }),
+  "range-check": Flags.boolean({
+    description: "ONNX: whether that is looked at before such a dtype is written",
+    allowNo: true,
+  }),
   layout: Flags.option({
     description: "ONNX: whose folder layout is written",
     options: ["transformers.js", "genai"] as const,
@@ -36,21 +45,28 @@ export const onnxFlags = {
 interface OnnxValues {
   readonly dtype: readonly string[] | undefined;
   readonly "block-size": number | undefined;
-  readonly "zero-points": boolean;
+  /** Undefined where the flag was not given, whatever oclif's type says. */
+  readonly "zero-points": boolean | undefined;
   readonly "accuracy-level": number | undefined;
+  readonly "range-text": string | undefined;
+  readonly "range-check": boolean | undefined;
   readonly layout: "transformers.js" | "genai" | undefined;
 }
 
 /** Values of the flags that only ONNX has. */
 export function onnxOptions(
   flags: OnnxValues,
-): Pick<ExportRequest, "dtypes" | "block" | "zeroPoints" | "accuracyLevel" | "layout"> {
+): Pick<
+  ExportRequest,
+  "dtypes" | "block" | "zeroPoints" | "accuracyLevel" | "layout" | "rangeText" | "checkRange"
+> {
   return {
     dtypes: flags.dtype ?? [],
     block: flags["block-size"],
-    // A flag that was not given has no value, whatever its type says.
-    zeroPoints: flags["zero-points"] as boolean | undefined,
+    zeroPoints: flags["zero-points"],
     accuracyLevel: flags["accuracy-level"],
+    rangeText: flags["range-text"],
+    checkRange: flags["range-check"],
     layout: flags.layout ?? "transformers.js",
   };
 }

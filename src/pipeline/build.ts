@@ -25,7 +25,7 @@ import type { Reporter } from "./progress.js";
 import { referenceType } from "./reference.js";
 import { openSource, sourceFiles } from "./source.js";
 import { hashText } from "./text-identity.js";
-import { checkMeasurable, type MeasureOptions, measureFile, outcomeOf } from "./verify.js";
+import { measurableWindows, type MeasureOptions, measureFile, outcomeOf } from "./verify.js";
 
 export interface BuildRequest extends MeasureOptions, Omit<ConvertRequest, "dryRun" | "matchConverter"> {
   readonly gates: Gates;
@@ -188,9 +188,9 @@ class Build {
 
   /** Finds a text that is too short before any file is written: a file of metadata can tokenize it. */
   async #checkText(metadata: Metadata, name: string): Promise<void> {
-    await withVocabulary(metadata, (vocabulary) =>
-      checkMeasurable(this.#engine, vocabulary, this.#request, [name]),
-    );
+    await withVocabulary(metadata, async (vocabulary) => {
+      await measurableWindows(this.#engine, vocabulary, this.#request, [name]);
+    });
   }
 
   /** A manifest with all artifacts; what an earlier one says of files that are still the same is kept. */

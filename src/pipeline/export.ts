@@ -4,7 +4,7 @@ import { makeFolder, checkOutput } from "../base/atomic-file.js";
 import { dataFileName } from "../../formats/onnx/plan.js";
 import type { PlannedFile } from "../../formats/output-files.js";
 import { paddingToken, placeholderTokens } from "../gemma4/transformers-js.js";
-import { type DtypeName, type GraphName, parseDtypes } from "../plan/onnx/dtypes.js";
+import { DTYPES, type DtypeName, type GraphName, parseDtypes } from "../plan/onnx/dtypes.js";
 import {
   type OnnxMethod,
   type OnnxPlan,
@@ -15,10 +15,13 @@ import {
 import { findTensors } from "../quantize/redo.js";
 import type { RunResult } from "../quantize/run.js";
 import type { StoredTensor, Work } from "../quantize/work.js";
+import type { ValueRange } from "../verify/onnx/range.js";
 import { PipelineError } from "./errors.js";
+import { folderMetadata, withVocabulary } from "./metadata.js";
 import { packageFiles, readConfigJson, writePackageFiles } from "./package-files.js";
 import type { Reporter } from "./progress.js";
 import { type CheckpointSource, openSource } from "./source.js";
+import { measurableWindows } from "./verify.js";
 
 /** What `convert --to onnx` is asked for. */
 export interface ExportRequest {
@@ -45,6 +48,10 @@ export interface ExportRequest {
   readonly dryRun: boolean;
   readonly force: boolean;
   readonly redo?: string | undefined;
+  /** Text that shows whether the values of the model fit halves, for the dtypes that compute in them. */
+  readonly rangeText?: string | undefined;
+  /** Whether that is looked at; true when left out. */
+  readonly checkRange?: boolean | undefined;
 }
 
 /** How many tensors and bytes a form takes. */
@@ -95,6 +102,8 @@ export interface ExportReport {
   readonly seconds: number;
   /** Identity of the plan: equal for equal graphs and data from equal input. */
   readonly plan: string;
+  /** How large values get, where a dtype computes in halves and it was looked at. */
+  readonly range: ValueRange | null;
 }
 
 /** A form as users name it, blocks left out. */
@@ -157,7 +166,7 @@ function workOf(plan: OnnxPlan, folder: string, output: string): Work {
     key: plan.hash,
     mix: plan.graphs.map(({ file }) => file).join(", "),
     importance: plan.importance,
-    headDifference: async () => undefined,
+    headDifference: async () => "another graph, such as one of another accuracy level or version",
   };
 }
 
@@ -262,17 +271,22 @@ export async function exportOnnx(
     force,
   );
   const graphs = plan.graphs.map((graph) => describe(graph, plan, folder));
-  const nothing = { graphs, resumed: 0, damaged: 0, seconds: 0, plan: plan.hash };
   const { checkWorkRedo, isWorkDone, runWork } = await import("../quantize/run.js");
   const { forgetRun } = await import("../quantize/quantize.js");
   const names = "names such as layers.3.mlp.down_proj.weight, behind the name of the graph file";
   const again = redo === undefined ? undefined : { pattern: redo, tensors: findTensors(work, redo, names) };
+  const nothing = { graphs, resumed: 0, damaged: 0, seconds: 0, plan: plan.hash, range: null };
   if (request.dryRun) return { ...nothing, outcome: "planned" };
   const done = await isWorkDone(work, redo);
   if (!done) {
     for (const { path } of work.files) await checkOutput(path, force || redo !== undefined);
     if (again !== undefined) await checkWorkRedo(work, { overwrite: force });
   }
+  const halves = plan.graphs.some(({ dtype }) => DTYPES[dtype].internal === "FLOAT16");
+  const range =
+    done || !halves || request.checkRange === false
+      ? null
+      : await checkRange(source, request, reporter, signal);
   await makeFolder(folder);
   const started = performance.now();
   let result: RunResult | undefined;
@@ -296,7 +310,86 @@ export async function exportOnnx(
   const seconds = (performance.now() - started) / 1000;
   if (result === undefined) return { ...nothing, outcome: "unchanged" };
   const { resumed, damaged } = result;
-  return { ...nothing, outcome: resumed > 0 ? "continued" : "written", resumed, damaged, seconds };
+  return { ...nothing, range, outcome: resumed > 0 ? "continued" : "written", resumed, damaged, seconds };
+}
+
+/** Windows that show how large the values of a model get. */
+const RANGE_WINDOWS = 8;
+
+/**
+ * Runs some text through the checkpoint, and refuses dtypes that would compute in halves what does not fit them.
+ *
+ * @throws PipelineError `fp16-overflow`; EngineError where ONNX Runtime is not there
+ */
+async function checkRange(
+  source: CheckpointSource,
+  { threads, rangeText }: ExportRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<ValueRange> {
+  const { startOnnxEngine } = await import("../engines/onnx/engine.js");
+  const { HALF_LIMIT, measureRange } = await import("../verify/onnx/range.js");
+  const { checkpointRanges } = await import("../gemma4/graph/files.js");
+  const json = await readConfigJson(source.folder);
+  const { config, bound, checkpoint } = source;
+  const engine = await startOnnxEngine();
+  try {
+    reporter.start("range of values");
+    const windows = await rangeWindows(source, rangeText, threads);
+    const graphs = await checkpointRanges({
+      config,
+      weights: bound.weights,
+      shards: checkpoint.shards,
+      placeholders: placeholderTokens(json),
+      padding: paddingToken(json),
+    });
+    const range = await measureRange({
+      engine,
+      graphs,
+      windows,
+      threads,
+      signal,
+      onWindow: (done) => reporter.progress({ done, total: windows.length, unit: "windows" }),
+    });
+    const { product, residual, largest } = range;
+    if (product <= HALF_LIMIT) {
+      reporter.finish(
+        `at most ${product.toPrecision(3)} in products, ${residual.toPrecision(3)} in the residual stream`,
+      );
+      return range;
+    }
+    throw new PipelineError(
+      "fp16-overflow",
+      `${source.folder}: ${largest} reaches ${Math.round(product)} on ${range.tokens} tokens of text, expected at most ${HALF_LIMIT} for halves, which end at 65504.`,
+      {
+        advice:
+          "Choose fp32, q8, q4 or q2, which compute in single precision; --no-range-check writes it all the same.",
+      },
+    );
+  } finally {
+    await engine.close();
+  }
+}
+
+/** Some windows of the evaluation set, or of the text given. */
+async function rangeWindows(
+  { folder, name, config, bound }: CheckpointSource,
+  text: string | undefined,
+  threads: number,
+): Promise<Int32Array[]> {
+  const { startLlamaEngine } = await import("../engines/llama/engine.js");
+  const weights = bound.weights.map(({ weight }) => weight);
+  const metadata = await folderMetadata({ folder, name, config, weights });
+  const llama = await startLlamaEngine();
+  try {
+    return await withVocabulary(metadata(0), async (vocabulary) => {
+      const options = { text, mode: "raw", context: 512, chunks: RANGE_WINDOWS, threads } as const;
+      const windows = await measurableWindows(llama, vocabulary, options);
+      return windows.map(({ tokens }) => tokens);
+    });
+  } finally {
+    await llama.close();
+  }
 }
 
 /** Data files of an earlier export into the same names that the graphs of this one do not have. */

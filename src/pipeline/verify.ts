@@ -5,7 +5,7 @@ import type { Engine } from "../engines/types.js";
 import { chatRenderer } from "../gemma4/chat-template.js";
 import { isInstructionTuned, isInstructionTunedGguf } from "../gemma4/instruction-tuned.js";
 import { checkGateOptions, checkGates, type GateFailure, type Gates } from "../verify/gates.js";
-import { checkText, type TextOptions, type VerifyResult, verifyModel } from "../verify/verify.js";
+import { type TextOptions, textWindows, type VerifyResult, verifyModel } from "../verify/verify.js";
 import type { Reporter } from "./progress.js";
 import { withReference } from "./reference.js";
 import { isOnnxPath } from "./onnx-package.js";
@@ -96,20 +96,20 @@ function textOptions(
 }
 
 /**
- * Finds out whether the text is enough for a measurement, before there is anything to measure.
+ * Windows of the text for a model, of which there may be nothing yet but the vocabulary.
  *
  * @param vocabulary file with the metadata of the model, with or without its tensors
  * @param names as for `measureFile`
- * @throws TextError when it is not
+ * @throws TextError when the text is not enough for one
  */
-export async function checkMeasurable(
+export async function measurableWindows(
   engine: Engine,
   vocabulary: string,
   options: MeasureOptions,
   names: readonly string[] = [],
-): Promise<void> {
+) {
   const model = await openGguf(vocabulary);
-  await checkText({
+  return textWindows({
     ...textOptions(engine, model, vocabulary, options),
     ...(await traits(model, names)),
   });
@@ -212,7 +212,7 @@ export async function verifyCandidates(
 ): Promise<VerifyReport> {
   const checkFiles = async (name: string): Promise<void> => {
     for (const { vocabulary, names } of candidates)
-      await checkMeasurable(engine, vocabulary, request, [name, ...names]);
+      await measurableWindows(engine, vocabulary, request, [name, ...names]);
   };
   return withReference(request.reference, request, reporter, signal, checkFiles, async (reference) => {
     const files: VerifyReport["files"][number][] = [];

@@ -127,17 +127,16 @@ function bosOf({ model }: LoadedModel): number | null {
 }
 
 /**
- * Finds out whether a text can be measured with a model, from the model's vocabulary alone: the candidate's
- * file needs no tensors.
+ * Cuts a text into windows with a model's vocabulary alone: the candidate's file needs no tensors.
  *
  * @throws TextError when the text cannot be read, or is shorter than one window
  */
-export async function checkText(options: TextOptions): Promise<void> {
+export async function textWindows(options: TextOptions): Promise<PlacedWindow[]> {
   const { engine, candidate, threads, context = defaultContext } = options;
   const { pieces } = await readText(options);
   const loaded = await engine.load(candidate, { threads, context, vocabularyOnly: true });
   try {
-    cutWindows(await tokenizePieces(engine, loaded, pieces), pieces, bosOf(loaded), options);
+    return cutWindows(await tokenizePieces(engine, loaded, pieces), pieces, bosOf(loaded), options);
   } finally {
     await engine.unload(loaded.handle).catch(() => undefined);
   }

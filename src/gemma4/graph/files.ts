@@ -1,5 +1,5 @@
 import { realpath } from "node:fs/promises";
-import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { dirname, join, relative, resolve, sep } from "node:path";
 import { model as makeModel } from "../../../formats/onnx/build.js";
 import { encodeModel } from "../../../formats/onnx/codec.js";
 import { openOnnx } from "../../../formats/onnx/read.js";
@@ -7,7 +7,8 @@ import type { ModelProto } from "../../../formats/onnx/types.js";
 import type { BoundWeight } from "../bind.js";
 import type { Gemma4Config } from "../types.js";
 import { CheckpointSource } from "./checkpoint-source.js";
-import { decoderGraph, embedGraph, GRAPH_OPSET } from "./graphs.js";
+import type { GraphOptions, Observed } from "./context.js";
+import { decoderGraph, embedGraph, GRAPH_OPSET, rangeGraph, type UnplacedGraph } from "./graphs.js";
 
 /** The two graphs of a text model, and the folder that the paths of their data files start from. */
 export interface TextGraphs {
@@ -42,33 +43,70 @@ export async function readTextGraphs(embed: string, decoder: string): Promise<Te
   };
 }
 
-/**
- * The graphs of a checkpoint, which refer to its shards: nothing is written, and nothing is rounded.
- *
- * @param weights from `bindCheckpoint`
- */
-export async function checkpointGraphs(
-  config: Gemma4Config,
-  weights: readonly BoundWeight[],
-  shards: readonly { readonly path: string }[],
-  embed: { readonly placeholders: readonly number[]; readonly padding: number },
-): Promise<TextGraphs> {
+/** What graphs over a checkpoint are made of. */
+export interface CheckpointParts {
+  readonly config: Gemma4Config;
+  /** From `bindCheckpoint`. */
+  readonly weights: readonly BoundWeight[];
+  readonly shards: readonly { readonly path: string }[];
+  /** Tokens that stand for images and sounds, and the one that per-layer embeddings take for them. */
+  readonly placeholders: readonly number[];
+  readonly padding: number;
+}
+
+/** Graphs over the shards of a checkpoint: nothing is written, and nothing is rounded. */
+async function overShards<T>(
+  { config, weights, shards }: CheckpointParts,
+  use: (
+    options: GraphOptions,
+    finish: (graph: UnplacedGraph) => ModelProto,
+    folder: string,
+    files: readonly string[],
+  ) => T,
+): Promise<T> {
   // In a hub's cache they are links, which the runtime does not follow out of a folder.
   const files = await Promise.all(shards.map(({ path }) => realpath(path)));
   const folder = commonFolder(files);
-  const source = new CheckpointSource(
-    weights,
-    files.map((file) => posix(relative(folder, file))),
-  );
-  const options = { config, source, internal: "FLOAT", accuracyLevel: 0 } as const;
-  const parts = { opset: GRAPH_OPSET, domains: { "com.microsoft": 1 } };
-  const place = source.place.bind(source);
-  return {
-    embed: makeModel(embedGraph({ ...options, ...embed }).place(place), parts),
-    decoder: makeModel(decoderGraph(options).place(place), parts),
+  const locations = files.map((file) => posix(relative(folder, file)));
+  const source = new CheckpointSource(weights, locations);
+  const finish = (graph: UnplacedGraph): ModelProto =>
+    makeModel(
+      graph.place((tensor) => source.place(tensor)),
+      { opset: GRAPH_OPSET, domains: { "com.microsoft": 1 } },
+    );
+  return use({ config, source, internal: "FLOAT", accuracyLevel: 0 }, finish, folder, files);
+}
+
+/** The graphs of a checkpoint as they are exported, over its shards. */
+export async function checkpointGraphs(parts: CheckpointParts): Promise<TextGraphs> {
+  return overShards(parts, (options, finish, folder, files) => ({
+    embed: finish(embedGraph({ ...options, ...parts })),
+    decoder: finish(decoderGraph(options)),
     folder,
     files,
-  };
+  }));
+}
+
+/** The embedding of a checkpoint, and the graph that shows how large its values get. */
+export interface CheckpointRanges {
+  readonly embed: ModelProto;
+  readonly ranges: ModelProto;
+  /** What each of the ranges is of. */
+  readonly observed: readonly Observed[];
+  readonly folder: string;
+}
+
+/** The graphs of a checkpoint that measure the range of its values, over its shards. */
+export async function checkpointRanges(parts: CheckpointParts): Promise<CheckpointRanges> {
+  return overShards(parts, (options, finish, folder) => {
+    const ranges = rangeGraph(options);
+    return {
+      embed: finish(embedGraph({ ...options, ...parts })),
+      ranges: finish(ranges),
+      observed: ranges.observed,
+      folder,
+    };
+  });
 }
 
 /** The deepest folder that holds all files. */
@@ -86,9 +124,4 @@ function posix(path: string): string {
 /** The same location seen from a folder above. */
 export function movedLocation(folder: string, above: string): (location: string) => string {
   return (location) => posix(relative(above, join(folder, location)));
-}
-
-/** Name of a graph file without what stands for its dtype, for messages. */
-export function graphName(path: string): string {
-  return basename(path, ".onnx");
 }

@@ -152,8 +152,8 @@ export interface RangeGraph extends UnplacedGraph {
 }
 
 /**
- * The decoder without logits, and with one output, `RANGES` [values]: how large the residual stream gets, and the matrix
- * products that halves would have to hold. The products inside of experts are not among them.
+ * The layers of the decoder with one output, `RANGES` [values]: how large the residual stream gets, and the matrix products
+ * that halves would have to hold. The products inside of experts and of the output matrix are not among them.
  */
 export function rangeGraph(options: GraphOptions): RangeGraph {
   const builder = new GraphBuilder();
@@ -162,16 +162,15 @@ export function rangeGraph(options: GraphOptions): RangeGraph {
     if (value.kind !== "input") observed.push(value);
   };
   const ctx = new GraphContext(builder, { ...options, observe });
-  decoder(ctx, KEPT);
+  decoderLayers(ctx);
   const ranges = observed.map(({ value }, index) => {
     const sizes = builder.add("Abs", `range.${index}.sizes`, [value]);
     const most = builder.add("ReduceMax", `range.${index}.most`, [sizes], { keepdims: attr.int(0) });
     return builder.add("Reshape", `range.${index}`, [most, builder.integers([1])]);
   });
   builder.add("Concat", RANGES, ranges, { axis: attr.int(0) });
-  const graph = unplaced("ranges", builder, decoderInputs(options), [
-    valueInfo(RANGES, "FLOAT", [observed.length]),
-  ]);
+  const inputs = decoderInputs(options).filter(({ name }) => name !== KEPT);
+  const graph = unplaced("ranges", builder, inputs, [valueInfo(RANGES, "FLOAT", [observed.length])]);
   return { ...graph, observed };
 }
 
@@ -210,6 +209,12 @@ function caches({ config, internal }: GraphOptions, when: "past" | "present"): V
 
 /** Makes logits and caches; of the last tokens only where an input says of how many. */
 function decoder(ctx: GraphContext, kept: string | null): void {
+  const { r, outer } = decoderLayers(ctx);
+  head(ctx, r, outer, kept);
+}
+
+/** All layers. Returns the residual stream, and the shape [batch, sequence, −1]. */
+function decoderLayers(ctx: GraphContext): { readonly r: string; readonly outer: string } {
   const { builder, config } = ctx;
   const shared: SharedCaches = new Map();
   const tokens = sequence(ctx, EMBEDS, MASK, POSITIONS);
@@ -219,7 +224,7 @@ function decoder(ctx: GraphContext, kept: string | null): void {
     const own = perLayer && ofLayer(builder, perLayer, layer.index);
     r = decoderLayer(ctx, layer, r, { sequence: tokens, perLayer: own, shared });
   }
-  head(ctx, r, tokens.outer, kept);
+  return { r, outer: tokens.outer };
 }
 
 /**

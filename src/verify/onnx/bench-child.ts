@@ -88,10 +88,11 @@ async function bench(options: OnnxBench): Promise<OnnxBenchResult> {
   }
 }
 
+function send(reply: OnnxBenchReply): void {
+  process.send?.(reply, () => process.disconnect());
+}
+
 process.once("message", (options: OnnxBench) => {
-  const send = (reply: OnnxBenchReply): void => {
-    process.send?.(reply, () => process.disconnect());
-  };
   bench(options).then(
     (result) => send({ kind: "result", result }),
     (error: unknown) =>

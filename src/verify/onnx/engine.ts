@@ -2,13 +2,7 @@ import { mkdtemp, open, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { builtUrl } from "../../base/paths.js";
-import type {
-  Feed,
-  OnnxEngine,
-  OpenedModel,
-  TensorValue,
-  ValueDescription,
-} from "../../engines/onnx/types.js";
+import type { Feed, OnnxEngine, OpenedModel, TensorValue } from "../../engines/onnx/types.js";
 import type {
   BenchOptions,
   BenchResult,
@@ -33,6 +27,7 @@ import {
 } from "../../gemma4/graph/verification.js";
 import { VerifyError } from "../errors.js";
 import { column, pairColumns, singleColumns } from "../visitor.js";
+import { emptyCache, floats, int64 } from "./values.js";
 
 /** Values of a tensor of logits at most: 61 rows of 262,144. */
 const CHUNK_VALUES = 2 ** 24;
@@ -223,7 +218,7 @@ export class VerificationEngine implements Engine {
     const skipped = count - (length - first);
     return {
       read: async (row, some) =>
-        values(states.data.slice((skipped + row) * width, (skipped + row + some) * width), [1, some, width]),
+        floats(states.data.slice((skipped + row) * width, (skipped + row + some) * width), [1, some, width]),
       close: async () => {},
     };
   }
@@ -251,7 +246,7 @@ export class VerificationEngine implements Engine {
       read: async (row, some) => {
         const data = new Float32Array(some * width);
         await file.read(new Uint8Array(data.buffer), 0, data.byteLength, row * width * 4);
-        return values(data, [some, width]);
+        return floats(data, [some, width]);
       },
       close: async () => {
         await file.close();
@@ -349,28 +344,6 @@ interface Rows {
   close(): Promise<void>;
 }
 
-function int64(numbers: Iterable<number>, dims: readonly number[]): TensorValue {
-  return { type: "int64", dims, data: BigInt64Array.from(numbers, BigInt) };
-}
-
-function values(data: Float32Array, dims: readonly number[]): TensorValue {
-  return { type: "float32", dims, data };
-}
-
 function number(tensor: TensorValue | undefined, row: number): number {
   return Number(tensor?.data[row]);
-}
-
-/** A cache of no tokens. */
-function emptyCache({ name, type, shape }: ValueDescription): TensorValue {
-  if (!name.startsWith("past_key_values.") || (type !== "float32" && type !== "float16")) {
-    throw new VerifyError(
-      "unknown-input",
-      `the decoder asks for ${name} of type ${type}, which nothing here gives`,
-    );
-  }
-  const dims = shape.map((size) => (typeof size === "number" ? size : size === "batch_size" ? 1 : 0));
-  return type === "float16"
-    ? { type, dims, data: new Uint16Array(0) }
-    : { type, dims, data: new Float32Array(0) };
 }
