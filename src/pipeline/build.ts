@@ -78,6 +78,12 @@ interface Built {
   readonly found: OnnxPackage | null;
 }
 
+/** What was written, and a manifest that has it. */
+interface Begun {
+  readonly built: readonly Built[];
+  readonly manifest: Manifest;
+}
+
 /** What decides whether a measurement that is there still holds. */
 interface Measuring {
   readonly settings: string;
@@ -144,10 +150,11 @@ class Build {
   async run(): Promise<BuildReport> {
     const { out, gates, types, onnx } = this.#request;
     const measuring = await this.#prepare();
-    const built: Built[] = [];
-    if (types.length > 0) built.push(...(await this.#convert(measuring)));
-    if (onnx !== null && onnx !== undefined) built.push(...(await this.#export(onnx, measuring)));
-    let manifest = await this.#begin(built, measuring.source);
+    const begun: Begun[] = [];
+    if (types.length > 0) begun.push(await this.#convert(measuring));
+    if (onnx !== null && onnx !== undefined) begun.push(await this.#export(onnx, measuring));
+    const built = begun.flatMap((each) => each.built);
+    let manifest = begun.at(-1)?.manifest ?? (await this.#begin([], measuring.source)).manifest;
 
     const pending = built.filter(
       (artifact) => !isMeasured(this.#recordOf(manifest, artifact), measuring.settings),
@@ -178,14 +185,13 @@ class Build {
   }
 
   /** Writes the GGUF files, and keeps them in the manifest before their journals go. */
-  async #convert(measuring: Measuring): Promise<Built[]> {
-    const steps: ConvertSteps<Built[]> = {
+  async #convert(measuring: Measuring): Promise<Begun> {
+    const steps: ConvertSteps<Begun> = {
       later: { type: measuring.referenceType, path: this.#referencePath(measuring) },
       before: (metadata) => this.#checkText(metadata, measuring.source.name),
       settle: async (artifacts) => {
         const built = artifacts.map((artifact) => ({ ...artifact, format: "gguf" as const, found: null }));
-        await this.#begin(built, measuring.source);
-        return built;
+        return this.#begin(built, measuring.source);
       },
     };
     const request = { ...this.#request, dryRun: false, matchConverter: false };
@@ -193,19 +199,20 @@ class Build {
   }
 
   /** Writes the package, unless the manifest vouches for all of its graphs. */
-  async #export(options: NonNullable<BuildRequest["onnx"]>, { source }: Measuring): Promise<Built[]> {
+  async #export(options: NonNullable<BuildRequest["onnx"]>, { source }: Measuring): Promise<Begun> {
     const { source: path, out, threads, memory, force } = this.#request;
     const request = { ...options, source: path, out, threads, memory, force, dryRun: false };
     const { exportOnnx } = await import("./export.js");
     const planned = await exportOnnx({ ...request, dryRun: true }, this.#reporter, this.#signal);
-    if (await this.#vouchesFor(planned, source)) return this.#packagesOf(planned);
+    if (await this.#vouchesFor(planned, source)) {
+      return this.#begin(await this.#packagesOf(planned), source);
+    }
     await this.#checkFolderText(path);
-    let built: Built[] = [];
+    let begun: Begun | undefined;
     await exportOnnx(request, this.#reporter, this.#signal, async (report) => {
-      built = await this.#packagesOf(report);
-      await this.#begin(built, source);
+      begun = await this.#begin(await this.#packagesOf(report), source);
     });
-    return built;
+    return begun!;
   }
 
   /** Whether the files of an export are those that an earlier build has written from the same source. */
@@ -316,7 +323,7 @@ class Build {
   }
 
   /** A manifest with all artifacts; what an earlier one says of files that are still the same is kept. */
-  async #begin(converted: readonly Built[], source: SourceRecord): Promise<Manifest> {
+  async #begin(converted: readonly Built[], source: SourceRecord): Promise<Begun> {
     const { out } = this.#request;
     const earlier = await readManifest(out);
     const { name, system } = await this.#engine.info();
@@ -364,7 +371,7 @@ class Build {
       });
     }
     await writeManifest(out, manifest);
-    return manifest;
+    return { built: converted, manifest };
   }
 
   /** Makes the reference, or takes the one that a build which was broken off has left whole. */
