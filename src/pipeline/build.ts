@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { rm, stat } from "node:fs/promises";
-import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { makeFolder } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
@@ -9,6 +9,7 @@ import { checkGateOptions, checkGates, type Gates } from "../verify/gates.js";
 import type { Metadata } from "../quantize/layout.js";
 import { measureThroughput } from "../verify/throughput.js";
 import { outcomeOfBench } from "./bench.js";
+import { isMeasured, relativeName, stillThere, withArtifact } from "./artifact-records.js";
 import { convertAnd, type ConvertRequest, type ConvertSteps } from "./convert.js";
 import { PipelineError } from "./errors.js";
 import type { ExportReport, ExportRequest } from "./export.js";
@@ -484,40 +485,4 @@ class Build {
   async #hash(label: string, paths: readonly string[]): Promise<HashedFile[]> {
     return hashFiles(`hash ${label}`, paths, this.#reporter, this.#signal);
   }
-}
-
-/** Records whose files somebody has removed are not carried on. */
-async function stillThere(folder: string, records: readonly ArtifactRecord[]): Promise<ArtifactRecord[]> {
-  const present = await Promise.all(
-    records.map(async ({ files }) => {
-      const found = await Promise.all(
-        files.map(({ file }) =>
-          stat(join(folder, file)).then(
-            () => true,
-            () => false,
-          ),
-        ),
-      );
-      return found.every(Boolean);
-    }),
-  );
-  return records.filter((_, index) => present[index]);
-}
-
-function isMeasured(record: ArtifactRecord, settings: string): boolean {
-  return record.settings === settings && record.verification !== null && record.throughput !== null;
-}
-
-/** Name of a file in the manifest: its path below the folder, with `/`. */
-function relativeName(folder: string, path: string): string {
-  return relative(folder, path).split(sep).join("/");
-}
-
-/** Puts a record in the place of the one of the same file, or at the end. */
-function withArtifact(manifest: Manifest, record: ArtifactRecord): Manifest {
-  const same = (other: ArtifactRecord): boolean => other.files[0]?.file === record.files[0]?.file;
-  const artifacts = manifest.artifacts.some(same)
-    ? manifest.artifacts.map((other) => (same(other) ? record : other))
-    : [...manifest.artifacts, record];
-  return { ...manifest, artifacts };
 }

@@ -17,11 +17,10 @@ import type { RunResult } from "../quantize/run.js";
 import type { StoredTensor, Work } from "../quantize/work.js";
 import type { ValueRange } from "../verify/onnx/range.js";
 import { PipelineError } from "./errors.js";
-import { folderMetadata, withVocabulary } from "./metadata.js";
 import { packageFiles, readConfigJson, writePackageFiles } from "./package-files.js";
 import type { Reporter } from "./progress.js";
+import { checkRange } from "./range.js";
 import { type CheckpointSource, openSource } from "./source.js";
-import { measurableWindows } from "./verify.js";
 
 /** What `convert --to onnx` is asked for. */
 export interface ExportRequest {
@@ -320,85 +319,6 @@ function outcomeOf(result: RunResult | undefined): Pick<ExportReport, "outcome" 
   if (result === undefined) return { outcome: "unchanged", resumed: 0, damaged: 0 };
   const { resumed, damaged } = result;
   return { outcome: resumed > 0 ? "continued" : "written", resumed, damaged };
-}
-
-/** Windows that show how large the values of a model get. */
-const RANGE_WINDOWS = 8;
-
-/**
- * Runs some text through the checkpoint, and refuses dtypes that would compute in halves what does not fit them.
- *
- * @throws PipelineError `fp16-overflow`; EngineError where ONNX Runtime is not there
- */
-async function checkRange(
-  source: CheckpointSource,
-  { threads, rangeText }: ExportRequest,
-  reporter: Reporter,
-  signal: AbortSignal,
-): Promise<ValueRange> {
-  const { startOnnxEngine } = await import("../engines/onnx/engine.js");
-  const { HALF_LIMIT, measureRange } = await import("../verify/onnx/range.js");
-  const { checkpointRanges } = await import("../gemma4/graph/files.js");
-  const json = await readConfigJson(source.folder);
-  const { config, bound, checkpoint } = source;
-  const engine = await startOnnxEngine();
-  try {
-    reporter.start("range of values");
-    const windows = await rangeWindows(source, rangeText, threads);
-    const graphs = await checkpointRanges({
-      config,
-      weights: bound.weights,
-      shards: checkpoint.shards,
-      placeholders: placeholderTokens(json),
-      padding: paddingToken(json),
-    });
-    const range = await measureRange({
-      engine,
-      graphs,
-      windows,
-      threads,
-      signal,
-      onWindow: (done) => reporter.progress({ done, total: windows.length, unit: "windows" }),
-    });
-    const { product, residual, largest } = range;
-    if (product <= HALF_LIMIT) {
-      reporter.finish(
-        `at most ${product.toPrecision(3)} in products, ${residual.toPrecision(3)} in the residual stream`,
-      );
-      return range;
-    }
-    throw new PipelineError(
-      "fp16-overflow",
-      `${source.folder}: ${largest} reaches ${Math.round(product)} on ${range.tokens} tokens of text, expected at most ${HALF_LIMIT} for halves, which end at 65504.`,
-      {
-        advice:
-          "Choose fp32, q8, q4 or q2, which compute in single precision; --no-range-check writes it all the same.",
-      },
-    );
-  } finally {
-    await engine.close();
-  }
-}
-
-/** Some windows of the evaluation set, or of the text given. */
-async function rangeWindows(
-  { folder, name, config, bound }: CheckpointSource,
-  text: string | undefined,
-  threads: number,
-): Promise<Int32Array[]> {
-  const { startLlamaEngine } = await import("../engines/llama/engine.js");
-  const weights = bound.weights.map(({ weight }) => weight);
-  const metadata = await folderMetadata({ folder, name, config, weights });
-  const llama = await startLlamaEngine();
-  try {
-    return await withVocabulary(metadata(0), async (vocabulary) => {
-      const options = { text, mode: "raw", context: 512, chunks: RANGE_WINDOWS, threads } as const;
-      const windows = await measurableWindows(llama, vocabulary, options);
-      return windows.map(({ tokens }) => tokens);
-    });
-  } finally {
-    await llama.close();
-  }
 }
 
 /** Data files of an earlier export into the same names that the graphs of this one do not have. */
