@@ -5,13 +5,25 @@ import { type ArtifactRecord, type Manifest, MANIFEST_NAME } from "../pipeline/m
 import { describeRounding } from "./rounding.js";
 import { renderTable } from "./table.js";
 
-function row(artifact: ArtifactRecord): string[] {
-  const { files, bytes, bitsPerWeight, verification, throughput } = artifact;
+/** One row for each accuracy level that an artifact was measured at. */
+function rows(artifact: ArtifactRecord): string[][] {
+  const { accuracyLevel, exact } = artifact;
+  const own = row(artifact, artifact, accuracyLevel === null ? "" : ` (level ${accuracyLevel})`);
+  return exact === null ? [own] : [own, row(artifact, exact, " (level 0)")];
+}
+
+function row(
+  { files, bytes, bitsPerWeight, format }: ArtifactRecord,
+  { verification, throughput }: Pick<ArtifactRecord, "verification" | "throughput">,
+  level: string,
+): string[] {
+  const [first] = files;
+  const shown = format === "onnx" && first !== undefined ? [first] : files;
   const comparison = verification?.windows.comparison;
   const speed = (kind: "prompt" | "generation"): string =>
     (throughput === null ? undefined : meanSpeed(throughput, kind))?.toFixed(1) ?? "–";
   return [
-    files.map(({ file }) => file).join("\n"),
+    shown.map(({ file }) => `${file}${level}`).join("\n"),
     bytes.toLocaleString("en-US"),
     bitsPerWeight.toFixed(3),
     verification?.windows.perplexity.value.toFixed(4) ?? "–",
@@ -45,7 +57,7 @@ export async function renderManifest(
   ];
   const table = await renderTable(
     header,
-    artifacts.map((artifact) => row(artifact)),
+    artifacts.flatMap((artifact) => rows(artifact)),
   );
   const reference = artifacts[0]?.reference ?? null;
   const against = reference === null ? "" : `Compared with ${reference.type} of ${reference.source}. `;

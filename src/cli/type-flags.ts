@@ -38,7 +38,7 @@ function tensorType(text: string): { pattern: string; type: string } {
  * Flags of every command that chooses types: mixes or a recipe, what stands in front of a mix's rules, and the
  * importance.
  *
- * @param ways flags that say what is to be written, of which a command takes one
+ * @param ways flags that say what is to be written, of which a command takes one; empty where the command sees to that
  */
 export function typeFlags(ways: string[] = ["type", "recipe"]) {
   return {

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { rm, stat } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { makeFolder } from "../base/atomic-file.js";
 import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
@@ -9,18 +9,21 @@ import { checkGateOptions, checkGates, type Gates } from "../verify/gates.js";
 import type { Metadata } from "../quantize/layout.js";
 import { measureThroughput } from "../verify/throughput.js";
 import { outcomeOfBench } from "./bench.js";
-import { convertAnd, type ConvertedArtifact, type ConvertRequest } from "./convert.js";
+import { convertAnd, type ConvertRequest, type ConvertSteps } from "./convert.js";
 import { PipelineError } from "./errors.js";
-import { hashFiles, type HashedFile, sameFiles } from "./hash.js";
+import type { ExportReport, ExportRequest } from "./export.js";
+import { hashFile, hashFiles, type HashedFile, sameFiles } from "./hash.js";
 import {
   type ArtifactRecord,
   type Manifest,
   MANIFEST_VERSION,
   readManifest,
   type SourceRecord,
+  type TensorRecord,
   writeManifest,
 } from "./manifest.js";
-import { withVocabulary } from "./metadata.js";
+import { folderMetadata, withVocabulary } from "./metadata.js";
+import { findPackages, type OnnxPackage } from "./onnx-package.js";
 import type { Reporter } from "./progress.js";
 import { referenceType } from "./reference.js";
 import { openSource, sourceFiles } from "./source.js";
@@ -28,6 +31,11 @@ import { hashText } from "./text-identity.js";
 import { measurableWindows, type MeasureOptions, measureFile, outcomeOf } from "./verify.js";
 
 export interface BuildRequest extends MeasureOptions, Omit<ConvertRequest, "dryRun" | "matchConverter"> {
+  /** What is written for ONNX Runtime, into the same folder; nothing when null or left out. */
+  readonly onnx?: Omit<
+    ExportRequest,
+    "source" | "out" | "threads" | "memory" | "force" | "dryRun" | "redo"
+  > | null;
   readonly gates: Gates;
   readonly promptTokens: number;
   readonly generationTokens: number;
@@ -51,6 +59,29 @@ const LOCK_NAME = ".lapidary.lock";
 interface MadeReference {
   readonly path: string;
   readonly record: NonNullable<ArtifactRecord["reference"]>;
+}
+
+/** Something that was written, in either format. */
+interface Built {
+  readonly format: "gguf" | "onnx";
+  readonly type: string;
+  /** Paths; the first one names the artifact. */
+  readonly files: readonly string[];
+  readonly bytes: number;
+  readonly bitsPerWeight: number;
+  readonly method: ArtifactRecord["method"];
+  /** Path of the importance matrix, or null. */
+  readonly importance: string | null;
+  readonly plan: string;
+  readonly tensors: readonly TensorRecord[];
+  /** Where it is one. */
+  readonly found: OnnxPackage | null;
+}
+
+/** What was written, and a manifest that has it. */
+interface Begun {
+  readonly built: readonly Built[];
+  readonly manifest: Manifest;
 }
 
 /** What decides whether a measurement that is there still holds. */
@@ -117,31 +148,26 @@ class Build {
   }
 
   async run(): Promise<BuildReport> {
-    const { out, gates } = this.#request;
+    const { out, gates, types, onnx } = this.#request;
     const measuring = await this.#prepare();
-    const { converted, begun } = await convertAnd(
-      { ...this.#request, dryRun: false, matchConverter: false },
-      this.#reporter,
-      this.#signal,
-      {
-        later: { type: measuring.referenceType, path: this.#referencePath(measuring) },
-        before: (metadata) => this.#checkText(metadata, measuring.source.name),
-        settle: async (artifacts) => ({
-          converted: artifacts,
-          begun: await this.#begin(artifacts, measuring.source),
-        }),
-      },
-    );
-    let manifest = begun;
+    const begun: Begun[] = [];
+    if (types.length > 0) begun.push(await this.#convert(measuring));
+    if (onnx !== null && onnx !== undefined) begun.push(await this.#export(onnx, measuring));
+    const built = begun.flatMap((each) => each.built);
+    let manifest = begun.at(-1)?.manifest ?? (await this.#begin([], measuring.source)).manifest;
 
-    const pending = converted.filter(
-      (artifact) => !isMeasured(recordOf(manifest, artifact), measuring.settings),
+    const pending = built.filter(
+      (artifact) => !isMeasured(this.#recordOf(manifest, artifact), measuring.settings),
     );
     if (pending.length > 0) {
       await this.#withReference(measuring, async (reference) => {
         for (const artifact of pending) {
-          const record = await this.#measure(recordOf(manifest, artifact), artifact, reference, measuring);
-          manifest = withArtifact(manifest, record);
+          const record = this.#recordOf(manifest, artifact);
+          const measured =
+            artifact.found === null
+              ? await this.#measure(record, artifact, reference, measuring)
+              : await this.#measurePackage(record, artifact.found, reference, measuring);
+          manifest = withArtifact(manifest, measured);
           await writeManifest(out, manifest);
         }
       });
@@ -150,12 +176,105 @@ class Build {
     await writeManifest(out, manifest);
     await rm(join(out, WORK_FOLDER), { recursive: true, force: true });
 
-    const missed = converted.flatMap((artifact) => {
-      const { verification } = recordOf(manifest, artifact);
+    const missed = built.flatMap((artifact) => {
+      const { verification } = this.#recordOf(manifest, artifact);
       const failures = verification === null ? [] : checkGates(verification, gates);
       return failures.map(({ message }) => ({ file: artifact.files[0] ?? "", message }));
     });
-    return { manifest, built: converted.map(({ files }) => basename(files[0] ?? "")), missed };
+    return { manifest, built: built.map((artifact) => this.#name(artifact)), missed };
+  }
+
+  /** Writes the GGUF files, and keeps them in the manifest before their journals go. */
+  async #convert(measuring: Measuring): Promise<Begun> {
+    const steps: ConvertSteps<Begun> = {
+      later: { type: measuring.referenceType, path: this.#referencePath(measuring) },
+      before: (metadata) => this.#checkText(metadata, measuring.source.name),
+      settle: async (artifacts) => {
+        const built = artifacts.map((artifact) => ({ ...artifact, format: "gguf" as const, found: null }));
+        return this.#begin(built, measuring.source);
+      },
+    };
+    const request = { ...this.#request, dryRun: false, matchConverter: false };
+    return convertAnd(request, this.#reporter, this.#signal, steps);
+  }
+
+  /** Writes the package, unless the manifest vouches for all of its graphs. */
+  async #export(options: NonNullable<BuildRequest["onnx"]>, { source }: Measuring): Promise<Begun> {
+    const { source: path, out, threads, memory, force } = this.#request;
+    const request = { ...options, source: path, out, threads, memory, force, dryRun: false };
+    const { exportOnnx } = await import("./export.js");
+    const planned = await exportOnnx({ ...request, dryRun: true }, this.#reporter, this.#signal);
+    if (await this.#vouchesFor(planned, source)) {
+      return this.#begin(await this.#packagesOf(planned), source);
+    }
+    await this.#checkFolderText(path);
+    let begun: Begun | undefined;
+    await exportOnnx(request, this.#reporter, this.#signal, async (report) => {
+      begun = await this.#begin(await this.#packagesOf(report), source);
+    });
+    return begun!;
+  }
+
+  /** Whether the files of an export are those that an earlier build has written from the same source. */
+  async #vouchesFor({ graphs, plan }: ExportReport, source: SourceRecord): Promise<boolean> {
+    const { out } = this.#request;
+    const manifest = await readManifest(out);
+    const records = (manifest?.artifacts ?? []).filter(
+      (record) => record.plan === plan && sameFiles(record.source.files, source.files),
+    );
+    const known = new Map(records.flatMap(({ files }) => files.map((file) => [file.file, file] as const)));
+    const paths = graphs.flatMap(({ files }) => files);
+    if (paths.some((path) => !known.has(relativeName(out, path)))) return false;
+    for (const path of paths) {
+      const expected = known.get(relativeName(out, path))!;
+      const found = await stat(path).catch(() => undefined);
+      if (found?.size !== expected.bytes) return false;
+      const { sha256 } = await hashFile(path, { signal: this.#signal });
+      if (sha256 !== expected.sha256) return false;
+    }
+    return true;
+  }
+
+  /** The decoders of an export, each with its embedding. */
+  async #packagesOf({ graphs, plan }: ExportReport): Promise<Built[]> {
+    const built: Built[] = [];
+    const ofFile = new Map(graphs.map((graph) => [resolve(graph.files[0] ?? ""), graph]));
+    for (const decoder of graphs.filter(({ graph }) => graph === "decoder_model_merged")) {
+      const [found] = await findPackages(decoder.files[0] ?? "");
+      const embed = ofFile.get(resolve(found?.embed ?? ""));
+      if (found === undefined || embed === undefined) continue;
+      const bytes = decoder.bytes + embed.bytes;
+      built.push({
+        format: "onnx",
+        type: decoder.dtype,
+        files: [...decoder.files, ...embed.files],
+        bytes,
+        bitsPerWeight: (bytes * 8) / (decoder.values + embed.values),
+        method: decoder.method,
+        importance: decoder.importance,
+        plan,
+        tensors: [...decoder.tensors, ...embed.tensors].map(({ name, type, shape, bytes }) => ({
+          name,
+          type,
+          ne: shape.toReversed(),
+          bytes,
+        })),
+        found,
+      });
+    }
+    return built;
+  }
+
+  /** What the manifest knows an artifact by. */
+  #name({ files }: Pick<Built, "files">): string {
+    return relativeName(this.#request.out, files[0] ?? "");
+  }
+
+  #recordOf(manifest: Manifest, artifact: Built): ArtifactRecord {
+    const name = this.#name(artifact);
+    const record = manifest.artifacts.find(({ files }) => files[0]?.file === name);
+    if (record === undefined) throw new Error(`${name} is not in the manifest`);
+    return record;
   }
 
   /** Opens and hashes what goes in, so that everything that can be wrong with it comes out first. */
@@ -193,8 +312,18 @@ class Build {
     });
   }
 
+  /** The same for a checkpoint of which no GGUF file is written. */
+  async #checkFolderText(folder: string): Promise<void> {
+    const source = await openSource(folder);
+    if (source.kind !== "checkpoint") return;
+    const { name, config, bound } = source;
+    const weights = bound.weights.map(({ weight }) => weight);
+    const metadata = await folderMetadata({ folder, name, config, weights });
+    await this.#checkText(metadata(0), name);
+  }
+
   /** A manifest with all artifacts; what an earlier one says of files that are still the same is kept. */
-  async #begin(converted: readonly ConvertedArtifact[], source: SourceRecord): Promise<Manifest> {
+  async #begin(converted: readonly Built[], source: SourceRecord): Promise<Begun> {
     const { out } = this.#request;
     const earlier = await readManifest(out);
     const { name, system } = await this.#engine.info();
@@ -211,13 +340,19 @@ class Build {
       artifacts: await stillThere(out, earlier?.artifacts ?? []),
     };
     for (const artifact of converted) {
-      const files = await this.#hash(artifact.type, artifact.files);
+      const hashed = await this.#hash(artifact.type, artifact.files);
+      const files = hashed.map((file, index) => ({
+        ...file,
+        file: relativeName(out, artifact.files[index]!),
+      }));
       const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
       const matrices =
         artifact.importance === null ? [] : await this.#hash("importance matrix", [artifact.importance]);
-      const { bytes, type, plan, bitsPerWeight, method, tensors } = artifact;
+      const { format, bytes, type, plan, bitsPerWeight, method, tensors } = artifact;
       const { settings = null, reference = null, verification = null, throughput = null } = before ?? {};
+      const { accuracyLevel = null, exact = null } = before ?? {};
       manifest = withArtifact(manifest, {
+        format,
         files,
         bytes,
         type,
@@ -231,10 +366,12 @@ class Build {
         reference,
         verification,
         throughput,
+        accuracyLevel,
+        exact,
       });
     }
     await writeManifest(out, manifest);
-    return manifest;
+    return { built: converted, manifest };
   }
 
   /** Makes the reference, or takes the one that a build which was broken off has left whole. */
@@ -273,7 +410,7 @@ class Build {
 
   async #measure(
     record: ArtifactRecord,
-    artifact: ConvertedArtifact,
+    artifact: Built,
     reference: MadeReference,
     { settings, source }: Measuring,
   ): Promise<ArtifactRecord> {
@@ -300,6 +437,48 @@ class Build {
     });
     reporter.finish(outcomeOfBench(throughput));
     return { ...record, settings, reference: reference.record, verification, throughput };
+  }
+
+  /** The same for a package, at its own accuracy level and with exact products. */
+  async #measurePackage(
+    record: ArtifactRecord,
+    found: OnnxPackage,
+    reference: MadeReference,
+    { settings, source }: Measuring,
+  ): Promise<ArtifactRecord> {
+    const reporter = this.#reporter;
+    const signal = this.#signal;
+    const { withPackageEngine } = await import("./verify-onnx.js");
+    const { benchOnnx } = await import("../verify/onnx/bench.js");
+    const request = this.#request;
+    return withPackageEngine([found], { threads: request.threads }, async (engine, candidates) => {
+      const measured = [];
+      for (const candidate of candidates) {
+        const { accuracyLevel, names } = candidate;
+        const label = `${record.type}${accuracyLevel === null ? "" : ` at accuracy level ${accuracyLevel}`}`;
+        reporter.start(`verify ${label}`);
+        const verification = await measureFile(engine, candidate, reference.path, request, reporter, signal, [
+          source.name,
+          ...names,
+        ]);
+        reporter.finish(outcomeOf(verification));
+        reporter.start(`bench ${label}`);
+        const { embed, decoder, config } = found;
+        const options = { ...request, embed, decoder, accuracyLevel, vocabulary: config.vocabulary };
+        const throughput = await benchOnnx(options, signal);
+        reporter.finish(outcomeOfBench(throughput));
+        measured.push({ accuracyLevel, verification, throughput });
+      }
+      const own = measured.at(-1)!;
+      const exact = measured.length > 1 ? measured[0]! : null;
+      return {
+        ...record,
+        settings,
+        reference: reference.record,
+        ...own,
+        exact: exact && { verification: exact.verification, throughput: exact.throughput },
+      };
+    });
   }
 
   async #hash(label: string, paths: readonly string[]): Promise<HashedFile[]> {
@@ -329,11 +508,9 @@ function isMeasured(record: ArtifactRecord, settings: string): boolean {
   return record.settings === settings && record.verification !== null && record.throughput !== null;
 }
 
-function recordOf(manifest: Manifest, artifact: ConvertedArtifact): ArtifactRecord {
-  const name = basename(artifact.files[0] ?? "");
-  const record = manifest.artifacts.find(({ files }) => files[0]?.file === name);
-  if (record === undefined) throw new Error(`${name} is not in the manifest`);
-  return record;
+/** Name of a file in the manifest: its path below the folder, with `/`. */
+function relativeName(folder: string, path: string): string {
+  return relative(folder, path).split(sep).join("/");
 }
 
 /** Puts a record in the place of the one of the same file, or at the end. */

@@ -246,12 +246,15 @@ function defaultDtype(graphs: readonly PlannedGraph[]): Record<string, DtypeName
  * onnxruntime-genai) loads the folder. Everything that can be wrong with the request is found before the first byte
  * is written.
  *
+ * @param settle gets the report while a journal still vouches for the files: should it fail, the same request finds them
+ *   done
  * @throws LapidaryError of any room; the signal's reason after an abort
  */
 export async function exportOnnx(
   request: ExportRequest,
   reporter: Reporter,
   signal: AbortSignal,
+  settle: (report: ExportReport) => Promise<void> = async () => {},
 ): Promise<ExportReport> {
   const { out, layout, force, redo } = request;
   const source = await openCheckpointSource(request.source);
@@ -306,11 +309,17 @@ export async function exportOnnx(
   }
   await writePackageFiles(small);
   await removeLeftOver(plan, folder);
-  await forgetRun(output);
   const seconds = (performance.now() - started) / 1000;
-  if (result === undefined) return { ...nothing, outcome: "unchanged" };
+  const report = { ...nothing, range, seconds, ...outcomeOf(result) };
+  await settle(report);
+  await forgetRun(output);
+  return report;
+}
+
+function outcomeOf(result: RunResult | undefined): Pick<ExportReport, "outcome" | "resumed" | "damaged"> {
+  if (result === undefined) return { outcome: "unchanged", resumed: 0, damaged: 0 };
   const { resumed, damaged } = result;
-  return { ...nothing, range, outcome: resumed > 0 ? "continued" : "written", resumed, damaged, seconds };
+  return { outcome: resumed > 0 ? "continued" : "written", resumed, damaged };
 }
 
 /** Windows that show how large the values of a model get. */

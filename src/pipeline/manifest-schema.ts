@@ -2,11 +2,11 @@ import { z } from "zod";
 
 const count = z.number().int().nonnegative();
 const hashedFile = z.object({
-  // A name from outside that becomes part of a path: a plain file name, nothing else.
+  // From outside, and becomes part of a path: plain names, one inside the other.
   file: z
     .string()
-    .regex(/^[^/\\\0]+$/)
-    .refine((name) => name !== "." && name !== ".."),
+    .regex(/^[^\\\0]+$/)
+    .refine((path) => path.split("/").every((name) => name !== "" && name !== "." && name !== "..")),
   bytes: count,
   sha256: z.string().regex(/^[0-9a-f]{64}$/),
 });
@@ -47,12 +47,13 @@ export const manifestSchema = z.object({
   }),
   artifacts: z.array(
     z.object({
+      format: z.enum(["gguf", "onnx"]).default("gguf"),
       files: z.array(hashedFile).min(1),
       bytes: count,
       type: z.string(),
       plan: z.string(),
       bitsPerWeight: z.number(),
-      method: z.enum(["search", "ggml"]).nullable().default(null),
+      method: z.enum(["search", "ggml", "nearest"]).nullable().default(null),
       importance: hashedFile.nullable().default(null),
       source,
       tensors: z.array(z.object({ name: z.string(), type: z.string(), ne: z.array(count), bytes: count })),
@@ -60,6 +61,8 @@ export const manifestSchema = z.object({
       reference: hashedFile.extend({ type: z.string(), source: z.string() }).nullable().catch(null),
       verification: verification.nullable().catch(null),
       throughput: throughput.nullable().catch(null),
+      accuracyLevel: count.nullable().default(null),
+      exact: z.object({ verification, throughput }).nullable().catch(null).default(null),
     }),
   ),
 });

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Method } from "../blocks/types.js";
+import type { OnnxMethod } from "../plan/onnx/plan.js";
 import type { BenchResult } from "../engines/types.js";
 import type { VerifyResult } from "../verify/verify.js";
 import { writeFileAtomic } from "../base/atomic-file.js";
@@ -35,18 +36,19 @@ export interface TensorRecord {
 }
 
 export interface ArtifactRecord {
-  /** One file, or all parts of a split set, the first one first. */
+  readonly format: "gguf" | "onnx";
+  /** One file, or all parts of a split set, the first one first; for ONNX the decoder's, then the embedding's. */
   readonly files: readonly HashedFile[];
   /** Sum over the files. */
   readonly bytes: number;
-  /** Mix, such as `Q4_0`. */
+  /** Mix, such as `Q4_0`, or dtype, such as `q4f16`. */
   readonly type: string;
   /** Identity of the plan: source layout, options and type of every tensor. */
   readonly plan: string;
   /** Bits of file a weight. */
   readonly bitsPerWeight: number;
   /** How values found their places in blocks; null in manifests of before it was kept. */
-  readonly method: Method | null;
+  readonly method: Method | OnnxMethod | null;
   /** The importance matrix that weighed the errors; null without one. */
   readonly importance: HashedFile | null;
   readonly source: SourceRecord;
@@ -57,6 +59,10 @@ export interface ArtifactRecord {
   readonly reference: (HashedFile & { readonly type: string; readonly source: string }) | null;
   readonly verification: VerifyResult | null;
   readonly throughput: BenchResult | null;
+  /** What the products of an ONNX artifact are computed in where it was measured; null where there is no choice. */
+  readonly accuracyLevel: number | null;
+  /** The same measurements with products in single precision; null where those above are such. */
+  readonly exact: { readonly verification: VerifyResult; readonly throughput: BenchResult } | null;
 }
 
 /** What `build` did: inputs and outputs by content, versions, types of all tensors, and all measurements. */

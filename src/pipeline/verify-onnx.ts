@@ -4,6 +4,7 @@ import { accuracyLevelOf } from "../gemma4/graph/verification.js";
 import { readTextGraphs, type TextGraphs } from "../gemma4/graph/files.js";
 import { listWeights, parameterCount } from "../gemma4/weights.js";
 import type { OnnxVerified } from "../verify/onnx/engine.js";
+import { openGguf } from "../../formats/gguf/read.js";
 import { PipelineError } from "./errors.js";
 import {
   findPackages,
@@ -13,11 +14,18 @@ import {
   withPackageVocabulary,
 } from "./onnx-package.js";
 import type { Reporter } from "./progress.js";
-import { verifyCandidates, type VerifyReport, type VerifyRequest } from "./verify.js";
+import {
+  type Candidate,
+  ggufCandidate,
+  verifyCandidates,
+  type VerifyReport,
+  type VerifyRequest,
+} from "./verify.js";
 
 /** A package with its graphs read, and the file that stands for its vocabulary. */
 interface Opened {
   readonly found: OnnxPackage;
+  readonly info: ModelInfo;
   readonly model: OnnxVerified;
   /** Level in the file; null where no product has one. */
   readonly level: number | null;
@@ -25,10 +33,11 @@ interface Opened {
 }
 
 async function openPackage(found: OnnxPackage, vocabulary: string): Promise<Opened> {
-  const { graphs, level, model } = await describePackage(found);
-  const { path, parameters, bytes, description } = model;
+  const { graphs, level, model: info } = await describePackage(found);
+  const { path, parameters, bytes, description } = info;
   return {
     found,
+    info,
     model: { name: path, graphs, vocabulary, parameters, bytes, description },
     level,
     names: await knownAs(found),
@@ -100,6 +109,54 @@ async function referencePackage(path: string | null): Promise<OnnxPackage | null
   );
 }
 
+/** A package at one accuracy level, as the engine knows it. */
+export interface PackageCandidate extends Candidate {
+  readonly found: OnnxPackage;
+  readonly model: ModelInfo;
+}
+
+export interface PackageEngineOptions {
+  readonly threads: number;
+  /** Levels to measure at; 0 and that of the file when left out. */
+  readonly accuracyLevels?: readonly number[] | undefined;
+  /** A package that the others are compared with, under the name that the request has for it. */
+  readonly reference?: { readonly name: string; readonly found: OnnxPackage } | undefined;
+}
+
+/**
+ * Hands over an engine in which packages run beside GGUF files, and every package at each of its levels.
+ *
+ * @throws LapidaryError of any room
+ */
+export async function withPackageEngine<T>(
+  packages: readonly OnnxPackage[],
+  { threads, accuracyLevels, reference }: PackageEngineOptions,
+  use: (engine: Engine, candidates: readonly PackageCandidate[]) => Promise<T>,
+): Promise<T> {
+  const all = reference === undefined ? packages : [...packages, reference.found];
+  return withPackages(all, [], async (opened) => {
+    const models: OnnxVerified[] = [];
+    const candidates: PackageCandidate[] = [];
+    for (const each of opened.slice(0, packages.length)) {
+      const { found, model, names, info } = each;
+      for (const accuracyLevel of levelsOf(each, accuracyLevels)) {
+        const path = nameAt(found, accuracyLevel);
+        models.push({ ...model, name: path, ...(accuracyLevel === null ? {} : { accuracyLevel }) });
+        const { vocabulary } = model;
+        candidates.push({ found, file: found.path, path, vocabulary, accuracyLevel, names, model: info });
+      }
+    }
+    const other = reference === undefined ? undefined : opened.at(-1);
+    if (other !== undefined) models.push({ ...other.model, name: reference!.name });
+    const engine = await startEngine(models, threads);
+    try {
+      return await use(engine, candidates);
+    } finally {
+      await engine.close();
+    }
+  });
+}
+
 /**
  * `verify` where packages for ONNX Runtime are among the models: those run there, GGUF files in llama.cpp, on the same
  * tokens. Packages are measured at accuracy level 0 and at their own.
@@ -111,51 +168,26 @@ export async function verifyAcross(
   reporter: Reporter,
   signal: AbortSignal,
 ): Promise<VerifyReport> {
-  const packages: OnnxPackage[] = [];
   const ofFile = new Map<string, readonly OnnxPackage[]>();
   for (const file of request.files) {
-    if (!(await isOnnxPath(file))) continue;
-    const found = await findPackages(file);
-    ofFile.set(file, found);
-    packages.push(...found);
+    if (await isOnnxPath(file)) ofFile.set(file, await findPackages(file));
+    else await openGguf(file);
   }
-  const reference = await referencePackage(request.reference);
-  const all = reference === null ? packages : [...packages, reference];
-  return withPackages(all, [], async (opened) => {
-    const of = (found: OnnxPackage): Opened => opened.find((each) => each.found === found)!;
-    const candidates = request.files.flatMap((file) => {
-      const found = ofFile.get(file);
-      if (found === undefined)
-        return [{ file, path: file, vocabulary: file, accuracyLevel: null, names: [] }];
-      return found.flatMap((each) =>
-        levelsOf(of(each), request.accuracyLevels).map((accuracyLevel) => ({
-          file: each.path,
-          path: nameAt(each, accuracyLevel),
-          vocabulary: of(each).model.vocabulary,
-          accuracyLevel,
-          names: of(each).names,
-        })),
-      );
+  const found = await referencePackage(request.reference);
+  const reference = found === null ? undefined : { name: request.reference!, found };
+  const options = { ...request, reference };
+  return withPackageEngine([...ofFile.values()].flat(), options, async (engine, candidates) => {
+    const ordered = request.files.flatMap((file): readonly Candidate[] => {
+      const packages = ofFile.get(file);
+      if (packages === undefined) return [ggufCandidate(file)];
+      return candidates.filter((candidate) => packages.includes(candidate.found));
     });
-    const models = packages.flatMap((each) =>
-      levelsOf(of(each), request.accuracyLevels).map((level) => ({
-        ...of(each).model,
-        name: nameAt(each, level),
-        ...(level === null ? {} : { accuracyLevel: level }),
-      })),
-    );
-    if (reference !== null) models.push({ ...of(reference).model, name: request.reference! });
-    const engine = await startEngine(models, request.threads);
-    try {
-      return await verifyCandidates(engine, candidates, request, reporter, signal);
-    } finally {
-      await engine.close();
-    }
+    return verifyCandidates(engine, ordered, request, reporter, signal);
   });
 }
 
 /** Both runtimes as one engine. */
-export async function startEngine(models: readonly OnnxVerified[], threads: number): Promise<Engine> {
+async function startEngine(models: readonly OnnxVerified[], threads: number): Promise<Engine> {
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const { startOnnxEngine } = await import("../engines/onnx/engine.js");
   const { VerificationEngine } = await import("../verify/onnx/engine.js");

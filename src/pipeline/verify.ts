@@ -157,10 +157,14 @@ export function outcomeOf(result: VerifyResult): string {
 }
 
 /** A model of a request, with what it is called there. */
-interface Candidate extends Measurable {
+export interface Candidate extends Measurable {
   readonly file: string;
   readonly accuracyLevel: number | null;
   readonly names: readonly string[];
+}
+
+export function ggufCandidate(file: string): Candidate {
+  return { file, path: file, vocabulary: file, accuracyLevel: null, names: [] };
 }
 
 /**
@@ -182,13 +186,7 @@ export async function verify(
     return verifyAcross(request, reporter, signal);
   }
   for (const file of request.files) await openGguf(file);
-  const candidates = request.files.map((file) => ({
-    file,
-    path: file,
-    vocabulary: file,
-    accuracyLevel: null,
-    names: [],
-  }));
+  const candidates = request.files.map((file) => ggufCandidate(file));
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const engine = await startLlamaEngine();
   try {

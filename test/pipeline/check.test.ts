@@ -57,6 +57,9 @@ async function listIn(folder: string, files: readonly HashedFile[]): Promise<voi
         reference: null,
         verification: null,
         throughput: null,
+        format: "gguf",
+        accuracyLevel: null,
+        exact: null,
       },
     ],
   };
