@@ -27,12 +27,12 @@ export const onnxFlags = {
     defaultHelp: async () => "4",
   }),
   "range-text": Flags.string({
-    description:
-      "ONNX: text that shows whether the values of the model fit halves, for dtypes that compute in them; the evaluation set when left out",
+    description: "ONNX: text for the range check; the evaluation set when left out",
     helpValue: "FILE",
   }),
   "range-check": Flags.boolean({
-    description: "ONNX: whether that is looked at before such a dtype is written",
+    description:
+      "ONNX: whether text is run through the model to see that its values fit halves, before a dtype that computes in them is written; done when left out",
     allowNo: true,
   }),
   layout: Flags.option({

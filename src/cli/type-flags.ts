@@ -44,7 +44,7 @@ export function typeFlags(ways: string[] = ["type", "recipe"]) {
   return {
     type: Flags.custom<string[]>({
       description:
-        "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize; this or --recipe is required",
+        "mixes to write, in any case, such as Q4_K_M; F32, F16, BF16 and every mix of llama-quantize; this or --recipe is required for GGUF",
       helpValue: "TYPE[,TYPE…]",
       exactlyOne: ways,
       parse: async (text) => list(text, "type"),
