@@ -14,7 +14,11 @@ const GGUF_FLAGS = [
   "output-type",
   "embedding-type",
   "ple-type",
+  "pure",
   "fallback",
+  "match-converter",
+  "keep-unused-kv",
+  "keep-split",
   "split-max-size",
 ];
 

@@ -77,7 +77,9 @@ export function checkFormat(
   flags: Readonly<Record<string, unknown>>,
   own: readonly string[],
 ): void {
-  const stray = Object.keys(flags).find((name) => own.includes(name) && flags[name] !== undefined);
+  const stray = Object.keys(flags).find(
+    (name) => own.includes(name) && flags[name] !== undefined && flags[name] !== false,
+  );
   if (stray === undefined) return;
   throw new LapidaryError("bad-flag", `--${stray} says nothing about ${format}.`, {
     exitCode: 2,

@@ -1,6 +1,6 @@
 import type { Throughput } from "../verify/throughput.js";
 import { openGguf } from "../../formats/gguf/read.js";
-import { findPackages, isOnnxPath, type OnnxPackage } from "./onnx-package.js";
+import { checkNoFolder, findPackages, isOnnxPath, type OnnxPackage } from "./onnx-package.js";
 import type { Reporter } from "./progress.js";
 
 export interface BenchRequest {
@@ -64,6 +64,7 @@ async function subjectsOf(file: string, request: BenchRequest, signal: AbortSign
     const subjects = await Promise.all(packages.map((found) => packageSubjects(found, request, signal)));
     return subjects.flat();
   }
+  await checkNoFolder(file);
   const path = (await openGguf(file)).paths[0] ?? file;
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const { measureThroughput } = await import("../verify/throughput.js");

@@ -466,7 +466,7 @@ class Build {
         reporter.start(`bench ${label}`);
         const { embed, decoder, config } = found;
         const options = { ...request, embed, decoder, accuracyLevel, vocabulary: config.vocabulary };
-        const throughput = await benchOnnx(options, signal);
+        const throughput = { ...(await benchOnnx(options, signal)), model: candidate.model };
         reporter.finish(outcomeOfBench(throughput));
         measured.push({ accuracyLevel, verification, throughput });
       }

@@ -31,6 +31,29 @@ export async function isOnnxPath(path: string): Promise<boolean> {
   return names.includes("onnx") || names.some((name) => DECODER.test(name));
 }
 
+/**
+ * Refuses a folder that is no package where a model to measure is asked for.
+ *
+ * @throws PipelineError (exit code 2)
+ */
+export async function checkNoFolder(path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isDirectory() !== true) return;
+  const names = await readdir(path);
+  if (names.includes("genai_config.json")) {
+    throw refuse(
+      path,
+      "it is a folder for onnxruntime-genai",
+      "Packages in the transformers.js layout can be measured: convert --to onnx writes them.",
+    );
+  }
+  throw refuse(
+    path,
+    "it is a folder without a package",
+    "Give a GGUF file, or the folder that convert --to onnx has written; a checkpoint can be the --reference.",
+  );
+}
+
 function refuse(path: string, problem: string, advice: string): PipelineError {
   return new PipelineError("bad-package", `${path}: ${problem}.`, { exitCode: 2, advice });
 }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { openFile } from "../../formats/file-source.js";
 import { FormatError } from "../../formats/errors.js";
 import { writeFileAtomic } from "../base/atomic-file.js";
+import { readChatTemplates } from "../gemma4/chat-template.js";
 import { genaiConfig } from "../gemma4/genai-config.js";
 import { Gemma4Error } from "../gemma4/errors.js";
 import { type JsonObject, readJsonObject } from "../gemma4/json.js";
@@ -55,6 +56,21 @@ export async function readConfigJson(folder: string): Promise<JsonObject> {
   return json;
 }
 
+const TOKENIZER_CONFIG = "tokenizer_config.json";
+
+/**
+ * The tokenizer's config with the chat template in it: transformers.js looks for it there, and not in the file of its own
+ * that checkpoints have it in.
+ *
+ * @returns undefined where it has one, or there is none
+ */
+async function tokenizerConfig(folder: string): Promise<Uint8Array | undefined> {
+  const json = await readJsonObject(join(folder, TOKENIZER_CONFIG));
+  const { main } = await readChatTemplates(folder);
+  if (json === undefined || main === null || "chat_template" in json) return undefined;
+  return jsonBytes({ ...json, chat_template: main });
+}
+
 export interface PackageOptions {
   /** Folder of the checkpoint. */
   readonly source: string;
@@ -76,7 +92,8 @@ export async function packageFiles(options: PackageOptions, force: boolean): Pro
   const json = await readConfigJson(source);
   const files: SmallFile[] = [];
   for (const name of COPIED_FILES) {
-    const bytes = await readIfThere(join(source, name));
+    const own = name === TOKENIZER_CONFIG ? await tokenizerConfig(source) : undefined;
+    const bytes = own ?? (await readIfThere(join(source, name)));
     if (bytes !== undefined) files.push({ path: join(out, name), bytes, replaces: false });
   }
   if (layout === "genai") {

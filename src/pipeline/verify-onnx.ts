@@ -7,6 +7,7 @@ import type { OnnxVerified } from "../verify/onnx/engine.js";
 import { openGguf } from "../../formats/gguf/read.js";
 import { PipelineError } from "./errors.js";
 import {
+  checkNoFolder,
   findPackages,
   isOnnxPath,
   knownAs,
@@ -171,7 +172,10 @@ export async function verifyAcross(
   const ofFile = new Map<string, readonly OnnxPackage[]>();
   for (const file of request.files) {
     if (await isOnnxPath(file)) ofFile.set(file, await findPackages(file));
-    else await openGguf(file);
+    else {
+      await checkNoFolder(file);
+      await openGguf(file);
+    }
   }
   const found = await referencePackage(request.reference);
   const reference = found === null ? undefined : { name: request.reference!, found };

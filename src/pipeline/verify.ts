@@ -8,7 +8,7 @@ import { checkGateOptions, checkGates, type GateFailure, type Gates } from "../v
 import { type TextOptions, textWindows, type VerifyResult, verifyModel } from "../verify/verify.js";
 import type { Reporter } from "./progress.js";
 import { withReference } from "./reference.js";
-import { isOnnxPath } from "./onnx-package.js";
+import { checkNoFolder, isOnnxPath } from "./onnx-package.js";
 import { hashText } from "./text-identity.js";
 
 /** How to measure: the same for every file of a run. */
@@ -185,7 +185,10 @@ export async function verify(
     const { verifyAcross } = await import("./verify-onnx.js");
     return verifyAcross(request, reporter, signal);
   }
-  for (const file of request.files) await openGguf(file);
+  for (const file of request.files) {
+    await checkNoFolder(file);
+    await openGguf(file);
+  }
   const candidates = request.files.map((file) => ggufCandidate(file));
   const { startLlamaEngine } = await import("../engines/llama/engine.js");
   const engine = await startLlamaEngine();

@@ -189,8 +189,24 @@ class Forms implements WeightSource {
     return form.kind === "float" ? { ...form, type: DTYPES[this.#dtype].internal } : form;
   }
 
+  /** Two bits in these blocks have no kernel for level 4: they would run a hundred times as slow, without a word. */
+  #checkFast(form: OnnxForm, where: string): void {
+    const { accuracyLevel = DEFAULT_ACCURACY_LEVEL } = this.#options;
+    const slow = form.kind === "nbits" && form.bits === 2 && (form.block === 16 || form.block === 256);
+    if (!slow || accuracyLevel !== 4) return;
+    throw new PlanError(
+      "slow-block",
+      `${where}: ONNX Runtime has no fast kernel for 2 bits in blocks of ${form.block}, expected 32, 64 or 128.`,
+      {
+        exitCode: 2,
+        advice: "Choose another block size, or pass --accuracy-level 0 to write it all the same.",
+      },
+    );
+  }
+
   /** A table has no padding at the end of its rows. */
   #fitting(weight: Weight, form: OnnxForm, where: string): OnnxForm {
+    if (!isTable(weight)) this.#checkFast(form, where);
     const columns = weight.shape.at(-1) ?? 1;
     if (form.kind === "nbits" && isTable(weight) && columns % form.block !== 0) {
       throw new PlanError(
