@@ -55,6 +55,19 @@ export async function readConfigJson(folder: string): Promise<JsonObject> {
   return json;
 }
 
+/**
+ * `tokenizer_config.json` of a package. The runtimes' tokenizers look for the chat template in it, and not in the file
+ * of its own that checkpoints have.
+ *
+ * @returns undefined where the checkpoint's own will do, or there is none
+ */
+async function tokenizerConfig(source: string): Promise<Uint8Array | undefined> {
+  const json = await readJsonObject(join(source, "tokenizer_config.json"));
+  const template = await readIfThere(join(source, "chat_template.jinja"));
+  if (json === undefined || template === undefined || json["chat_template"] !== undefined) return undefined;
+  return jsonBytes({ ...json, chat_template: new TextDecoder().decode(template) });
+}
+
 export interface PackageOptions {
   /** Folder of the checkpoint. */
   readonly source: string;
@@ -76,7 +89,8 @@ export async function packageFiles(options: PackageOptions, force: boolean): Pro
   const json = await readConfigJson(source);
   const files: SmallFile[] = [];
   for (const name of COPIED_FILES) {
-    const bytes = await readIfThere(join(source, name));
+    const own = name === "tokenizer_config.json" ? await tokenizerConfig(source) : undefined;
+    const bytes = own ?? (await readIfThere(join(source, name)));
     if (bytes !== undefined) files.push({ path: join(out, name), bytes, replaces: false });
   }
   if (layout === "genai") {

@@ -157,10 +157,29 @@ describe("the files of a package", () => {
     const there = COPIED_FILES.filter((name) => existsSync(join(nanoCheckpoint, name)));
     expect(there).toContain("tokenizer.json");
     expect(COPIED_FILES.filter((name) => existsSync(join(folder, name)))).toEqual(there);
-    for (const name of there) {
+    for (const name of there.filter((each) => each !== "tokenizer_config.json")) {
       expect(readFileSync(join(folder, name)).equals(readFileSync(join(nanoCheckpoint, name)))).toBe(true);
     }
     expect(readdirSync(folder).filter((name) => name.includes("safetensors"))).toEqual([]);
+  });
+
+  it("have the chat template where the runtimes' tokenizers look for it", async () => {
+    const json = async (name: string): Promise<Record<string, unknown>> =>
+      JSON.parse(await readFile(join(name, "tokenizer_config.json"), "utf8")) as Record<string, unknown>;
+    const template = await readFile(join(nanoCheckpoint, "chat_template.jinja"), "utf8");
+    expect(await json(folder)).toEqual({ ...(await json(nanoCheckpoint)), chat_template: template });
+    // One that is there already stays, and so does a file without a template beside it.
+    const source = join(scratchFolder(), "nano");
+    await cp(nanoCheckpoint, source, { recursive: true });
+    const own = `${JSON.stringify({ ...(await json(source)), chat_template: "own" })}`;
+    const plain = await readFile(join(source, "tokenizer_config.json"), "utf8");
+    for (const text of [own, plain]) {
+      await writeFile(join(source, "tokenizer_config.json"), text);
+      const out = scratchFolder();
+      await exportPackage({ source, out, dtypes: ["embed_tokens=q8"] });
+      expect(await readFile(join(out, "tokenizer_config.json"), "utf8")).toBe(text);
+      await rm(join(source, "chat_template.jinja"), { force: true });
+    }
   });
 });
 
