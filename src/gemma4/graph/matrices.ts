@@ -118,7 +118,7 @@ export function linear(
   const form = ctx.options.source.form(weight);
   const [rows = 0, columns = 0] = weight.shape;
   const most = Math.floor(ctx.options.source.maxTensorBytes / largestRow(form, columns));
-  const ranges = cut(rows, most, 1);
+  const ranges = cut(rows, most, 1, weight.name);
   if (ranges.length === 1) return product(ctx, weight, form, x, outer, name, undefined);
   const parts = ranges.map((range) => product(ctx, weight, form, x, outer, `${name}.${range.first}`, range));
   return ctx.builder.add("Concat", name, parts, { axis: attr.int(-1) });
@@ -208,7 +208,8 @@ export function lookUp(ctx: GraphContext, weight: Weight, ids: string, name: str
   const form = ctx.options.source.form(weight);
   const [rows = 0, columns = 0] = weight.shape;
   const perColumn = (largestRow(form, COLUMN_QUANTUM) / COLUMN_QUANTUM) * rows;
-  const ranges = cut(columns, Math.floor(ctx.options.source.maxTensorBytes / perColumn), COLUMN_QUANTUM);
+  const most = Math.floor(ctx.options.source.maxTensorBytes / perColumn);
+  const ranges = cut(columns, most, COLUMN_QUANTUM, weight.name);
   const parts = ranges.map((range) => {
     const slice = ranges.length === 1 ? {} : { columns: range };
     const own = `${name}.rows${suffixOf(slice)}`;

@@ -1,4 +1,5 @@
 import type { ElementTypeName } from "../../../formats/onnx/element-types.js";
+import { Gemma4Error } from "../errors.js";
 import type { Weight } from "../types.js";
 
 /** Values as they are: a number each. */
@@ -58,11 +59,20 @@ export function largestRow(form: StoredForm, row: number): number {
 /**
  * Cuts `total` into as few runs as it takes for none to be longer than `most`, all but the last of one length, which
  * is a multiple of `quantum`.
+ *
+ * @param name of the weight, for messages
+ * @throws Gemma4Error `tensor-too-large` when `quantum` is longer than `most`
  */
-export function cut(total: number, most: number, quantum: number): Range[] {
+export function cut(total: number, most: number, quantum: number, name: string): Range[] {
   if (total <= most) return [{ first: 0, count: total }];
   const longest = Math.floor(most / quantum) * quantum;
-  if (longest === 0) throw new RangeError(`runs of ${quantum} are longer than ${most}`);
+  if (longest === 0) {
+    throw new Gemma4Error(
+      "tensor-too-large",
+      `${name}: a data file holds ${most} of its ${total} rows or columns, expected at least ${quantum}.`,
+      { advice: "Give it a type of fewer bits." },
+    );
+  }
   const runs = Math.ceil(total / longest);
   const length = Math.ceil(total / runs / quantum) * quantum;
   const ranges: Range[] = [];
