@@ -89,7 +89,7 @@ function growTokenizer({ model }, vocabulary) {
  */
 export async function makeCheckpoint(
   folder,
-  { bytes, layers, vocabulary = FIXTURE_TOKENS, sparse = false, sharing = false },
+  { bytes = 0, layers, vocabulary = FIXTURE_TOKENS, sparse = false, sharing = false },
 ) {
   await mkdir(folder, { recursive: true });
   const fixture = JSON.parse(await readFile(join(FIXTURE, "config.json"), "utf8"));
@@ -100,7 +100,8 @@ export async function makeCheckpoint(
       0,
     );
   let count = layers ?? 1;
-  while (layers === undefined && sizeOf(count + 1) <= bytes) count++;
+  // Without a size nothing is smaller than it.
+  while (sizeOf(count + 1) <= bytes) count++;
   const json = configOf(count);
   await writeFile(join(folder, "config.json"), JSON.stringify(json, null, 2));
   for (const file of ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"]) {

@@ -27,8 +27,8 @@ async function planned(folder: string, dtypes: readonly DtypeName[]): Promise<re
 /** What the runtime makes of a graph does not depend on the values of its weights: all are zero. */
 function zeros({ name, dims, dataType }: TensorProto): TensorProto {
   const bits = ELEMENT_TYPES.find(({ id }) => id === dataType)!.bits;
-  const values = dims.reduce<number>((product, size) => product * Number(size), 1);
-  return { name: name!, dims, dataType, rawData: new Uint8Array((values * bits) / 8) } as TensorProto;
+  const values = dims.reduce((product, size) => product * size, 1);
+  return { name: name ?? "", dims, dataType, rawData: new Uint8Array((values * bits) / 8) };
 }
 
 /** The graph that the runtime runs in place of the given one, on processors. */
@@ -104,7 +104,7 @@ const EXPERTS: readonly Kept[] = [
 
 /** Nodes that move or convert values without computing anything. */
 function idle(graph: GraphProto): NodeProto[] {
-  return allNodes(graph).filter(({ opType = "" }) => /^(Cast|CastLike|Transpose|Identity)$/.test(opType));
+  return allNodes(graph).filter(({ opType }) => /^(Cast|CastLike|Transpose|Identity)$/.test(opType));
 }
 
 /** The rows of a table that a graph's nodes fall under, every one under one. */
