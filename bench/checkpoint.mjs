@@ -12,18 +12,26 @@ const FIXTURE_TOKENS = 1024;
 const HIDDEN = 1536;
 const FEED_FORWARD = 12288;
 
-function configJson(fixture, layers, vocabulary) {
+/** Layers of the real model with keys and values of their own, and all. */
+const OWN_LAYERS = 15 / 35;
+
+/** How many layers have keys and values of their own: whole periods of four sliding and a full one. */
+function ownLayers(layers) {
+  return Math.min(layers, 5 * Math.max(1, Math.round((layers * OWN_LAYERS) / 5)));
+}
+
+function configJson(fixture, { layers, vocabulary, sharing }) {
   const text = {
     ...fixture.text_config,
     hidden_size: HIDDEN,
-    intermediate_size: FEED_FORWARD,
-    use_double_wide_mlp: false,
+    intermediate_size: sharing ? FEED_FORWARD / 2 : FEED_FORWARD,
+    use_double_wide_mlp: sharing,
     num_attention_heads: 8,
     head_dim: 256,
     global_head_dim: 512,
     hidden_size_per_layer_input: 256,
     num_hidden_layers: layers,
-    num_kv_shared_layers: 0,
+    num_kv_shared_layers: sharing ? layers - ownLayers(layers) : 0,
     layer_types: Array.from({ length: layers }, (_, layer) =>
       layer % 5 === 4 || layer === layers - 1 ? "full_attention" : "sliding_attention",
     ),
@@ -75,20 +83,26 @@ function growTokenizer({ model }, vocabulary) {
 
 /**
  * @param {string} folder made when it does not exist
- * @param {{ bytes: number, vocabulary?: number, sparse?: boolean }} options weights of about this many
- *   bytes; sparse: all zeros, which take no space on the disk
+ * @param {{ bytes?: number, layers?: number, vocabulary?: number, sparse?: boolean, sharing?: boolean }} options
+ *   as many layers, or weights of about so many bytes; sparse: all zeros, which take no space on the disk;
+ *   sharing: the later layers share keys and values and have an MLP twice as wide, as in E2B, which else all have
  */
-export async function makeCheckpoint(folder, { bytes, vocabulary = FIXTURE_TOKENS, sparse = false }) {
+export async function makeCheckpoint(
+  folder,
+  { bytes = 0, layers, vocabulary = FIXTURE_TOKENS, sparse = false, sharing = false },
+) {
   await mkdir(folder, { recursive: true });
   const fixture = JSON.parse(await readFile(join(FIXTURE, "config.json"), "utf8"));
-  let layers = 1;
+  const configOf = (count) => configJson(fixture, { layers: count, vocabulary, sharing });
   const sizeOf = (count) =>
-    listWeights(parseConfig(configJson(fixture, count, vocabulary), "config.json")).reduce(
+    listWeights(parseConfig(configOf(count), "config.json")).reduce(
       (sum, weight) => sum + 2 * parameterCount(weight),
       0,
     );
-  while (sizeOf(layers + 1) <= bytes) layers++;
-  const json = configJson(fixture, layers, vocabulary);
+  let count = layers ?? 1;
+  // Without a size nothing is smaller than it.
+  while (sizeOf(count + 1) <= bytes) count++;
+  const json = configOf(count);
   await writeFile(join(folder, "config.json"), JSON.stringify(json, null, 2));
   for (const file of ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"]) {
     await copyFile(join(FIXTURE, file), join(folder, file));
@@ -104,6 +118,9 @@ export async function makeCheckpoint(folder, { bytes, vocabulary = FIXTURE_TOKEN
     shape: weight.shape,
   }));
   const block = sparse ? new Uint8Array() : normals();
+  // Norms and scales of 0.02 would let the stream die out over the layers, and small numbers are slow.
+  const ones = new Uint8Array(new Uint16Array(block.length / 2).fill(0x3f80).buffer);
+  const vectors = new Set(tensors.filter(({ shape }) => shape.length === 1).map(({ name }) => name));
   const sizes = new Map(tensors.map(({ name, shape }) => [name, 2 * shape.reduce((a, b) => a * b, 1)]));
   await writeSafetensors(
     join(folder, "model.safetensors"),
@@ -111,7 +128,7 @@ export async function makeCheckpoint(folder, { bytes, vocabulary = FIXTURE_TOKEN
     async (name, write) => {
       if (sparse) return;
       for (let left = sizes.get(name); left > 0; left -= block.length) {
-        await write(block.subarray(0, Math.min(left, block.length)));
+        await write((vectors.has(name) ? ones : block).subarray(0, Math.min(left, block.length)));
       }
     },
     { sparse },

@@ -91,6 +91,31 @@ const printers = {
       ]),
     );
   },
+  export(results) {
+    table(
+      ["dtype", ">MB/s", "GGUF", ">MB/s", ">ratio"],
+      results.map(({ dtype, type, bytesRead, onnxSeconds, ggufSeconds }) => [
+        dtype,
+        rate(bytesRead / 1e6 / onnxSeconds),
+        type,
+        rate(bytesRead / 1e6 / ggufSeconds),
+        (ggufSeconds / onnxSeconds).toFixed(2),
+      ]),
+    );
+  },
+  decode(results) {
+    const by = new Map(results.map((result) => [result.name, result]));
+    table(
+      ["what", ">prompt, tokens/s", ">decoding, tokens/s", ">peak MiB", "decoding beside"],
+      results.map(({ name, beside, prompt, generation, peakMemory }) => [
+        name,
+        prompt.toFixed(1),
+        generation.toFixed(1),
+        (peakMemory / 2 ** 20).toFixed(0),
+        beside.map((other) => `${(generation / by.get(other).generation).toFixed(2)} × ${other}`).join(", "),
+      ]),
+    );
+  },
 };
 
 for (const [name, print] of Object.entries(printers)) {
