@@ -25,7 +25,11 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: "alone", include: ["test/**/*.test.ts"], exclude: ["test/peer/**", ...shared] },
+        test: {
+          name: "alone",
+          include: ["test/**/*.test.ts"],
+          exclude: ["test/peer/**", "test/examples/browser.test.ts", ...shared],
+        },
       },
       { extends: true, test: { name: "shared", include: shared, isolate: false } },
     ],
