@@ -46,12 +46,12 @@ const receive = {
     $("answer").append(text);
     $("answer-tokens").textContent = count(tokens);
   },
-  done({ promptTokens, answerTokens, firstMilliseconds, tokensPerSecond }) {
+  done({ promptTokens, answerTokens, stopped, firstMilliseconds, tokensPerSecond }) {
     $("prompt-tokens").textContent = count(promptTokens);
     $("answer-tokens").textContent = count(answerTokens);
     $("first-token").textContent = seconds(firstMilliseconds);
     $("speed").textContent = tokensPerSecond === undefined ? "–" : `${tokensPerSecond.toFixed(1)} tokens/s`;
-    setState("ready", "Ready.");
+    setState("ready", stopped ? "Stopped." : "Ready.");
   },
   error({ message, advice }) {
     showError(message, advice);

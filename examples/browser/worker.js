@@ -134,6 +134,7 @@ async function answer(request) {
     type: "done",
     promptTokens,
     answerTokens: times.length,
+    stopped: Atomics.load(request.flag, 0) !== 0,
     firstMilliseconds: first - started,
     // The first token comes from reading the prompt: only the others tell the speed.
     tokensPerSecond: times.length > 1 ? ((times.length - 1) / (times.at(-1) - first)) * 1000 : undefined,
@@ -141,6 +142,12 @@ async function answer(request) {
 }
 
 const requests = { load, answer };
+
+// transformers.js starts reading a graph's data files beside the graph, and nobody waits for the one that fails.
+addEventListener("unhandledrejection", (event) => {
+  event.preventDefault();
+  postMessage(explain(event.reason));
+});
 
 addEventListener("message", ({ data }) => {
   requests[data.type](data).catch((error) => postMessage(explain(error)));
