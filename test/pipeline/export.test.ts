@@ -171,7 +171,7 @@ describe("the files of a package", () => {
     // One that is there already stays, and so does a file without a template beside it.
     const source = join(scratchFolder(), "nano");
     await cp(nanoCheckpoint, source, { recursive: true });
-    const own = `${JSON.stringify({ ...(await json(source)), chat_template: "own" })}`;
+    const own = JSON.stringify({ ...(await json(source)), chat_template: "own" });
     const plain = await readFile(join(source, "tokenizer_config.json"), "utf8");
     for (const text of [own, plain]) {
       await writeFile(join(source, "tokenizer_config.json"), text);

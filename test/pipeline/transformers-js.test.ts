@@ -61,7 +61,7 @@ async function generated(
     attention_mask: int64(mask),
     max_new_tokens: STEPS,
     do_sample: false,
-  } as Parameters<Model["generate"]>[0])) as Tensor;
+  })) as Tensor;
   return (output.tolist() as bigint[][]).map((row) => row.slice(ids[0]!.length).map(Number));
 }
 
