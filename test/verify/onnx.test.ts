@@ -45,7 +45,7 @@ async function shardGraphs(from: string): Promise<TextGraphs> {
   const config = await readConfig(from);
   const checkpoint = await openCheckpoint(from);
   const { weights } = bindCheckpoint(config, checkpoint);
-  return checkpointGraphs(config, weights, checkpoint.shards, { placeholders: [], padding: 0 });
+  return checkpointGraphs({ config, weights, shards: checkpoint.shards, placeholders: [], padding: 0 });
 }
 
 beforeAll(async () => {
