@@ -2,6 +2,11 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** Files of about five seconds and more, the longest first; the end of the run would wait for one that starts late. */
 const LONG = [
+  "pipeline/transformers-js",
+  "pipeline/export-logits",
+  "pipeline/export",
+  "verify/onnx",
+  "commands/packages",
   "commands/process",
   "verify/figures",
   "pipeline/llama-quantize",
