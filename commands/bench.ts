@@ -8,7 +8,7 @@ import type { BenchReport } from "../src/pipeline/bench.js";
 export default class Bench extends LapidaryCommand<BenchReport> {
   static override summary = "Measure how fast files run on this machine, in the runtime that they are for.";
 
-  static override description = `Measures GGUF files in llama.cpp and ONNX packages in ONNX Runtime as llama-bench does: after a warm-up, repeated passes over a prompt and repeated generation of single tokens, without sampling; mean and deviation in tokens a second. Each file runs in a process of its own, whose largest resident memory is reported. The load of the machine before and after is noted: figures of a busy machine say little.`;
+  static override description = `Measures GGUF files in llama.cpp and ONNX packages in ONNX Runtime as llama-bench does: after a warm-up, repeated passes over a prompt and repeated generation of single tokens, without sampling; mean and deviation in tokens a second. What would take longer than a minute in ONNX Runtime is done less often, and with fewer tokens. Each file runs in a process of its own, whose largest resident memory is reported. The load of the machine before and after is noted: figures of a busy machine say little.`;
 
   static override examples = [
     "<%= config.bin %> <%= command.id %> out/gemma-4-E2B-it-Q4_0.gguf",

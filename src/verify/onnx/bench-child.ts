@@ -43,7 +43,13 @@ async function seconds(
   return kind === "prompt" ? promptSeconds : stepSeconds.reduce((sum, each) => sum + each, 0);
 }
 
-/** llama-bench's procedure: one warm-up, then every repetition on empty caches. */
+/** Time that one kind of speed may take: at accuracy level 0 a token of a large model can take ten seconds. */
+const BUDGET_SECONDS = 60;
+
+/**
+ * llama-bench's procedure: one warm-up, then every repetition on empty caches; fewer of them, and of fewer tokens, where
+ * they would take longer than a minute.
+ */
 async function measure(
   engine: OnnxEngine,
   sessions: Sessions,
@@ -52,10 +58,16 @@ async function measure(
   count: number,
 ): Promise<Speed> {
   const tokens = randomTokens(count, vocabulary);
-  await seconds(engine, sessions, kind, kind === "prompt" ? tokens : tokens.subarray(0, 1));
+  const first = kind === "prompt" ? tokens : tokens.subarray(0, 1);
+  const once = await seconds(engine, sessions, kind, first);
+  const fitting = Math.max(1, Math.floor(BUDGET_SECONDS / once));
+  const length = kind === "prompt" ? count : Math.min(count, fitting);
+  const times = Math.max(1, Math.min(repetitions, Math.floor((fitting * first.length) / length)));
   const samples: number[] = [];
-  for (let i = 0; i < repetitions; i++) samples.push(count / (await seconds(engine, sessions, kind, tokens)));
-  return summarize(kind, count, samples);
+  for (let i = 0; i < times; i++) {
+    samples.push(length / (await seconds(engine, sessions, kind, tokens.subarray(0, length))));
+  }
+  return summarize(kind, length, samples);
 }
 
 async function bench(options: OnnxBench): Promise<OnnxBenchResult> {
