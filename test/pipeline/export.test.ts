@@ -472,3 +472,26 @@ describe("a broken checkpoint", () => {
     }
   });
 });
+
+describe("the range of values", () => {
+  it("is looked at before halves are written, and told", async () => {
+    const report = await exportPackage({ dtypes: ["embed_tokens=fp16"], checkRange: true });
+    expect(report.range).toMatchObject({ tokens: 8 * 512, largest: "per_layer.projection" });
+    expect(report.range?.product).toBeGreaterThan(report.range?.residual ?? Infinity);
+    expect((await exportPackage({ dtypes: ["embed_tokens=q8"], checkRange: true })).range).toBeNull();
+  });
+
+  it("is refused where halves are at their end", async () => {
+    const source = join(scratchFolder(), "large");
+    await makeCheckpoint(source, {
+      spread: (name) => (name === "layers.1.mlp.up_proj.weight" ? { mean: 0, deviation: 1e3 } : undefined),
+    });
+    const out = join(scratchFolder(), "out");
+    const refused = await refusal(exportPackage({ source, out, dtypes: ["q4f16"], checkRange: true }));
+    expect(refused).toMatchObject({ code: "fp16-overflow" });
+    expect(refused.message).toContain("layers.1.mlp.up reaches");
+    expect(existsSync(out)).toBe(false);
+    // In single precision there is room.
+    expect((await exportPackage({ source, out, dtypes: ["q4"], checkRange: true })).outcome).toBe("written");
+  });
+});

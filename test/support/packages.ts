@@ -33,6 +33,8 @@ export function exportRequest(request: Partial<ExportRequest> = {}): ExportReque
     memory: 256 * 1024 ** 2,
     dryRun: false,
     force: false,
+    // It starts both runtimes, and says nothing of what is written.
+    checkRange: false,
     ...request,
   };
 }
