@@ -15,11 +15,15 @@ interface Holder {
   readonly started: string | null;
 }
 
-/** Tells a process from a later one with the same number: field 22 of /proc/PID/stat, after the name in brackets. */
+/**
+ * Tells a process from a later one with the same number: field 22 of /proc/PID/stat, after the name in brackets. One that
+ * has ended and that nobody has asked after (Z), as is common in containers, is none any more.
+ */
 function startOf(pid: number): string | null {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+    const [state, ...fields] = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return state === "Z" || state === "X" ? null : (fields[18] ?? null);
   } catch {
     return null;
   }

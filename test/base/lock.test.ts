@@ -1,6 +1,9 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { withLock } from "../../src/base/lock.js";
 
@@ -51,6 +54,23 @@ describe("withLock", () => {
     writeFileSync(path, JSON.stringify(holder));
     await expect(withLock(path, "out", async () => 1)).rejects.toMatchObject({ code: "in-use" });
     expect(JSON.parse(readFileSync(path, "utf8"))).toEqual(holder);
+  });
+
+  it.runIf(process.platform === "linux")("takes over the lock of a process that nobody buries", async () => {
+    const path = fresh();
+    // The shell becomes a program that does not ask after the shell's children.
+    const parent = spawn("sh", ["-c", "sleep 0.1 & echo $!; exec sleep 30"]);
+    try {
+      const [line] = (await once(parent.stdout, "data")) as [Buffer];
+      const pid = Number(line.toString());
+      const stat = (): string[] => readFileSync(`/proc/${pid}/stat`, "utf8").split(" ");
+      const started = stat()[21];
+      while (stat()[2] !== "Z") await setTimeout(10);
+      writeFileSync(path, JSON.stringify({ host: hostname(), pid, started }));
+      expect(await withLock(path, "out", async () => "done")).toBe("done");
+    } finally {
+      parent.kill("SIGKILL");
+    }
   });
 
   it("says what is wrong where no lock can be made", async () => {
