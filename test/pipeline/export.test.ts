@@ -11,6 +11,7 @@ import { exportOnnx, type ExportRequest } from "../../src/pipeline/export.js";
 import { silent } from "../../src/pipeline/progress.js";
 import { makeCheckpoint } from "../support/checkpoints.js";
 import { nanoCheckpoint, scratchFolder } from "../support/convert.js";
+import { writeImatrix } from "../support/imatrix.js";
 import { readTextModel, type TextModel, weightOf } from "../support/forward/model.js";
 import {
   ALL_DTYPES,
@@ -124,6 +125,30 @@ describe("the files of a package", () => {
       }
     }
     expect(losses[1]).toBeLessThan(0.95 * losses[0]!);
+  });
+
+  it("weigh errors by an importance matrix", async () => {
+    const out = scratchFolder();
+    const matrix = join(scratchFolder(), "imatrix.gguf");
+    const name = "layers.0.mlp.down_proj.weight";
+    const expected = original(nano, name);
+    const row = expected.length / nano.config.hidden;
+    // One column in sixteen is all that matters.
+    const importance = Float32Array.from({ length: row }, (_, column) => (column % 16 === 3 ? 1000 : 1));
+    writeImatrix(matrix, new Map([["blk.0.ffn_down.weight", importance]]));
+    const dtypes = ["decoder_model_merged=q4"];
+    const report = await exportPackage({ out, dtypes, imatrix: matrix });
+    expect(report.graphs[0]?.importance).toBe(matrix);
+    const loss = async (path: string): Promise<number> => {
+      const { values } = (await storedWeights(path)).find((weight) => weight.name === name)!;
+      return values.reduce((sum, value, i) => sum + importance[i % row]! * (value - expected[i]!) ** 2, 0);
+    };
+    const weighed = await loss(graphPaths(out, "q4").decoder);
+    expect(weighed).toBeLessThan(0.5 * (await loss(graphPaths(folder, "q4").decoder)));
+    writeImatrix(matrix, new Map([["blk.0.ffn_down.weight", importance.subarray(1)]]));
+    const refused = await refusal(exportPackage({ dtypes, imatrix: matrix }));
+    expect(refused).toMatchObject({ code: "importance-mismatch", exitCode: 2 });
+    expect(refused.message).toContain("blk.0.ffn_down.weight");
   });
 
   it("are in another block, and with zero points, where that was asked for", async () => {
