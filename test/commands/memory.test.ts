@@ -9,7 +9,7 @@ const BENCH = join(packageRoot, "bench", "memory.mjs");
 it.runIf(process.platform === "linux")(
   "convert stays inside --memory and what is promised on top with a tokenizer of the real size",
   () => {
-    const options = ["--size", "512", "--type", "Q8_0,q8", "--ceilings", "64", "--threads", "16"];
+    const options = ["--size", "1024", "--type", "Q8_0,q8", "--ceilings", "64", "--threads", "16"];
     const { status, stdout, stderr } = spawnSync(process.execPath, [BENCH, ...options], {
       encoding: "utf8",
       env: { ...process.env, NODE_ENV: undefined, NODE_OPTIONS: undefined },
