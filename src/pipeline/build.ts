@@ -6,6 +6,7 @@ import { withLock } from "../base/lock.js";
 import { packageVersion } from "../base/paths.js";
 import type { Engine } from "../engines/types.js";
 import { checkGateOptions, checkGates, type Gates } from "../verify/gates.js";
+import { DTYPES } from "../plan/onnx/dtypes.js";
 import type { Metadata } from "../quantize/layout.js";
 import { measureThroughput } from "../verify/throughput.js";
 import { outcomeOfBench } from "./bench.js";
@@ -77,6 +78,8 @@ interface Built {
   readonly tensors: readonly TensorRecord[];
   /** Where it is one. */
   readonly found: OnnxPackage | null;
+  /** As this build measured it; null where it did not. */
+  readonly range: ArtifactRecord["range"];
 }
 
 /** What was written, and a manifest that has it. */
@@ -191,7 +194,12 @@ class Build {
       later: { type: measuring.referenceType, path: this.#referencePath(measuring) },
       before: (metadata) => this.#checkText(metadata, measuring.source.name),
       settle: async (artifacts) => {
-        const built = artifacts.map((artifact) => ({ ...artifact, format: "gguf" as const, found: null }));
+        const built = artifacts.map((artifact) => ({
+          ...artifact,
+          format: "gguf" as const,
+          found: null,
+          range: null,
+        }));
         return this.#begin(built, measuring.source);
       },
     };
@@ -237,7 +245,7 @@ class Build {
   }
 
   /** The decoders of an export, each with its embedding. */
-  async #packagesOf({ graphs, plan }: ExportReport): Promise<Built[]> {
+  async #packagesOf({ graphs, plan, range }: ExportReport): Promise<Built[]> {
     const built: Built[] = [];
     const ofFile = new Map(graphs.map((graph) => [resolve(graph.files[0] ?? ""), graph]));
     for (const decoder of graphs.filter(({ graph }) => graph === "decoder_model_merged")) {
@@ -261,6 +269,7 @@ class Build {
           bytes,
         })),
         found,
+        range: DTYPES[decoder.dtype].internal === "FLOAT16" ? range : null,
       });
     }
     return built;
@@ -369,6 +378,7 @@ class Build {
         throughput,
         accuracyLevel,
         exact,
+        range: artifact.range ?? before?.range ?? null,
       });
     }
     await writeManifest(out, manifest);

@@ -63,6 +63,11 @@ export const manifestSchema = z.object({
       throughput: throughput.nullable().catch(null),
       accuracyLevel: count.nullable().default(null),
       exact: z.object({ verification, throughput }).nullable().catch(null).default(null),
+      range: z
+        .object({ tokens: count, residual: z.number(), product: z.number(), largest: z.string() })
+        .nullable()
+        .catch(null)
+        .default(null),
     }),
   ),
 });

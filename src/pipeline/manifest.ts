@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Method } from "../blocks/types.js";
 import type { OnnxMethod } from "../plan/onnx/plan.js";
 import type { BenchResult } from "../engines/types.js";
+import type { ValueRange } from "../verify/onnx/range.js";
 import type { VerifyResult } from "../verify/verify.js";
 import { writeFileAtomic } from "../base/atomic-file.js";
 import { PipelineError } from "./errors.js";
@@ -63,6 +64,8 @@ export interface ArtifactRecord {
   readonly accuracyLevel: number | null;
   /** The same measurements with products in single precision; null where those above are such. */
   readonly exact: { readonly verification: VerifyResult; readonly throughput: BenchResult } | null;
+  /** How large values got before an ONNX artifact that computes in halves was written; null for all others. */
+  readonly range: ValueRange | null;
 }
 
 /** What `build` did: inputs and outputs by content, versions, types of all tensors, and all measurements. */

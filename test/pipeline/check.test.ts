@@ -60,6 +60,7 @@ async function listIn(folder: string, files: readonly HashedFile[]): Promise<voi
         format: "gguf",
         accuracyLevel: null,
         exact: null,
+        range: null,
       },
     ],
   };
