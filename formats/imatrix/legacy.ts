@@ -1,7 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import type { ByteSource } from "../source.js";
 import { ImatrixError } from "./errors.js";
-import type { ImportanceEntry, ImportanceMatrix } from "./types.js";
+import type { StoredEntry, SummedMatrix } from "./types.js";
 import { checkValues, MAX_VALUES_BYTES, shared } from "./values.js";
 
 /** Real: 530 entries of names below 48 bytes. */
@@ -54,16 +54,15 @@ class Cursor {
   }
 }
 
-async function readEntry(source: ByteSource, cursor: Cursor, number: number): Promise<ImportanceEntry> {
+async function readEntry(source: ByteSource, cursor: Cursor, number: number): Promise<StoredEntry> {
   const name = await cursor.text(MAX_NAME_BYTES, `the name of entry ${number}`);
   const calls = await cursor.count(0, 2 ** 31 - 1, `the number of calls of ${name}`);
   const most = Math.min(Math.floor(cursor.left / 4), MAX_VALUES_BYTES / 4);
   const values = shared(await cursor.count(1, most, `the number of values of ${name}`));
   await cursor.take(new Uint8Array(values.buffer), `the values of ${name}`);
   checkValues(source.name, name, values);
-  // The file holds the mean square times the number of calls; without calls it is taken as it is.
-  if (calls > 0) for (const [column, sum] of values.entries()) values[column] = sum / Math.fround(calls);
-  return { name, matrices: 1, values };
+  // The mean square times the number of calls, which are windows.
+  return { name, columns: values.length, sums: values, counts: Float64Array.of(calls) };
 }
 
 /**
@@ -72,11 +71,11 @@ async function readEntry(source: ByteSource, cursor: Cursor, number: number): Pr
  *
  * @throws ImatrixError `imatrix-damaged`, `imatrix-value`
  */
-export async function readLegacy(source: ByteSource): Promise<ImportanceMatrix> {
+export async function readLegacy(source: ByteSource): Promise<SummedMatrix> {
   const cursor = new Cursor(source);
   if (source.size > 2 * MAX_VALUES_BYTES) throw cursor.error(`${source.size} bytes are too many`);
   const count = await cursor.count(1, MAX_ENTRIES, "the number of entries");
-  const entries = new Map<string, ImportanceEntry>();
+  const entries = new Map<string, StoredEntry>();
   for (let number = 1; number <= count; number++) {
     const entry = await readEntry(source, cursor, number);
     if (entries.has(entry.name)) throw cursor.error(`${entry.name} is there twice`);

@@ -4,11 +4,10 @@ import type { GgufFile, GgufTensor } from "../gguf/types.js";
 import type { ByteSource } from "../source.js";
 import { ImatrixError } from "./errors.js";
 import { readLegacy } from "./legacy.js";
-import type { ImportanceEntry, ImportanceMatrix } from "./types.js";
+import { CHUNK_COUNT_KEY, CHUNK_SIZE_KEY, COUNTS, DATASETS_KEY, SUMS } from "./names.js";
+import type { ImportanceEntry, ImportanceMatrix, StoredEntry, SummedMatrix } from "./types.js";
 import { checkValues, MAX_VALUES_BYTES, shared } from "./values.js";
 
-const SUMS = ".in_sum2";
-const COUNTS = ".counts";
 const MAGIC = 0x46554747;
 
 /** A float32 list of the file. */
@@ -40,8 +39,7 @@ function pairsOf(file: GgufFile): Map<string, Pair> {
   return pairs;
 }
 
-/** Sums of squares by the number of tokens that went into them; see the docstring of `ImportanceEntry`. */
-async function readEntry(source: ByteSource, name: string, { sums, counts }: Pair): Promise<ImportanceEntry> {
+async function readEntry(source: ByteSource, name: string, { sums, counts }: Pair): Promise<StoredEntry> {
   if (sums === undefined || counts === undefined) {
     throw new ImatrixError(
       "imatrix-pair",
@@ -58,21 +56,16 @@ async function readEntry(source: ByteSource, name: string, { sums, counts }: Pai
   }
   checkValues(source.name, name, values);
   checkValues(source.name, name, tokens);
-  const columns = values.length / tokens.length;
-  for (const [matrix, count] of tokens.entries()) {
-    const one = values.subarray(matrix * columns, (matrix + 1) * columns);
-    const whole = Math.fround(Math.round(count));
-    if (whole === 0) one.fill(1);
-    else for (const [column, sum] of one.entries()) one[column] = sum / whole;
-  }
-  return { name, matrices: tokens.length, values };
+  // As llama.cpp takes them.
+  for (const [matrix, count] of tokens.entries()) tokens[matrix] = Math.round(count);
+  return { name, columns: values.length / tokens.length, sums: values, counts: tokens };
 }
 
-async function readGgufMatrix(source: ByteSource): Promise<ImportanceMatrix> {
+async function readGgufMatrix(source: ByteSource): Promise<SummedMatrix> {
   const file = await readGguf(source);
-  const datasets = file.metadata.get("imatrix.datasets");
-  const chunks = file.metadata.get("imatrix.chunk_count");
-  const chunkTokens = file.metadata.get("imatrix.chunk_size");
+  const datasets = file.metadata.get(DATASETS_KEY);
+  const chunks = file.metadata.get(CHUNK_COUNT_KEY);
+  const chunkTokens = file.metadata.get(CHUNK_SIZE_KEY);
   if (
     datasets?.type !== "array" ||
     datasets.of !== "string" ||
@@ -81,7 +74,7 @@ async function readGgufMatrix(source: ByteSource): Promise<ImportanceMatrix> {
   ) {
     throw new ImatrixError(
       "imatrix-metadata",
-      `${source.name}: imatrix.datasets, imatrix.chunk_count or imatrix.chunk_size is missing, expected an importance matrix.`,
+      `${source.name}: ${DATASETS_KEY}, ${CHUNK_COUNT_KEY} or ${CHUNK_SIZE_KEY} is missing, expected an importance matrix.`,
       { exitCode: 2, advice: "Make one with llama-imatrix; a model is no importance matrix." },
     );
   }
@@ -92,7 +85,7 @@ async function readGgufMatrix(source: ByteSource): Promise<ImportanceMatrix> {
       `${source.name}: ${bytes} bytes of values, expected at most ${MAX_VALUES_BYTES}.`,
     );
   }
-  const entries = new Map<string, ImportanceEntry>();
+  const entries = new Map<string, StoredEntry>();
   for (const [name, pair] of pairsOf(file)) entries.set(name, await readEntry(source, name, pair));
   return {
     path: source.name,
@@ -105,12 +98,13 @@ async function readGgufMatrix(source: ByteSource): Promise<ImportanceMatrix> {
 }
 
 /**
- * Reads an importance matrix in llama.cpp's GGUF format or in the `.dat` format of older versions.
+ * Reads the sums and counts of an importance matrix in llama.cpp's GGUF format or in the `.dat` format of older
+ * versions.
  *
  * @throws ImatrixError when it is none, is damaged, or holds values that no sum of squares can have
  * @throws FormatError when the file cannot be read
  */
-export async function readImportance(path: string): Promise<ImportanceMatrix> {
+export async function readSums(path: string): Promise<SummedMatrix> {
   const source = await openFile(path);
   try {
     const start = new Uint8Array(Math.min(4, source.size));
@@ -122,4 +116,27 @@ export async function readImportance(path: string): Promise<ImportanceMatrix> {
   } finally {
     await source.close();
   }
+}
+
+/** Divides the sums of an entry by its counts, in their place. */
+function divide({ name, columns, sums, counts }: StoredEntry, isLegacy: boolean): ImportanceEntry {
+  for (const [matrix, tokens] of counts.entries()) {
+    const one = sums.subarray(matrix * columns, (matrix + 1) * columns);
+    const count = Math.fround(tokens);
+    if (count > 0) for (const [column, sum] of one.entries()) one[column] = sum / count;
+    // As llama.cpp does: sums of the old format without calls are taken as they are.
+    else if (!isLegacy) one.fill(1);
+  }
+  return { name, matrices: counts.length, values: sums };
+}
+
+/**
+ * Reads an importance matrix: what `readSums` reads, as means.
+ *
+ * @throws ImatrixError, FormatError as `readSums`
+ */
+export async function readImportance(path: string): Promise<ImportanceMatrix> {
+  const { entries, ...head } = await readSums(path);
+  const isLegacy = head.format === "legacy";
+  return { ...head, entries: new Map([...entries].map(([name, entry]) => [name, divide(entry, isLegacy)])) };
 }
