@@ -8,8 +8,13 @@ import { printable } from "./printable.js";
  */
 const hook: Hook<"command_not_found"> = async function ({ id: words, argv, config }) {
   // oclif takes all words up to the first flag for a command and its topics.
-  const [id = words] = words.split(":");
-  const near = nearest(id, config.commandIDs);
+  const [first = words, ...rest] = words.split(":");
+  const isTopic = config.topics.some(({ name }) => name === first);
+  const id = isTopic ? [first, ...rest.slice(0, 1)].join(" ") : first;
+  const near = nearest(
+    id,
+    config.commandIDs.map((id) => id.replaceAll(":", " ")),
+  );
   const message = `${id} is not a command of lapidary.`;
   const advice =
     near === undefined ? "See lapidary --help." : `Did you mean lapidary ${near}? See lapidary --help.`;

@@ -127,7 +127,8 @@ export abstract class LapidaryCommand<Result> extends Command {
   #tell({ code, message, advice }: ReportedError): void {
     process.stderr.write(`Error: ${printable(message)}\n`);
     if (advice !== undefined) process.stderr.write(`  ${printable(advice)}\n`);
-    if (code === "misuse") process.stderr.write(`  See lapidary ${this.id ?? ""} --help.\n`);
+    if (code === "misuse")
+      process.stderr.write(`  See lapidary ${(this.id ?? "").replaceAll(":", " ")} --help.\n`);
   }
 
   /** JSON is printed plain, never coloured: it is read by programs. */
