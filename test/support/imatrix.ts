@@ -1,6 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { planGguf } from "../../formats/gguf/plan.js";
 import type { GgufStrings } from "../../formats/gguf/types.js";
+import type { SummedEntry } from "../../formats/imatrix/types.js";
 
 /** A list of strings as a GGUF file holds it. */
 export function stringsOf(list: readonly string[]): GgufStrings {
@@ -50,4 +51,38 @@ export function writeImatrix(path: string, importances: ReadonlyMap<string, Arra
     [`${name}.counts`, [1]],
   ]);
   return writeFloats(path, new Map(lists));
+}
+
+/** Entries as plain lists by name, in float32 as files have them. */
+export function contentsOf(
+  entries: Iterable<SummedEntry>,
+): Record<string, { columns: number; sums: number[]; counts: number[] }> {
+  const plain = [...entries].map(({ name, columns, sums, counts }) => [
+    name,
+    { columns, sums: [...Float32Array.from(sums)], counts: [...Float32Array.from(counts)] },
+  ]);
+  return Object.fromEntries(plain);
+}
+
+export interface LegacyEntry {
+  readonly name: string;
+  readonly calls: number;
+  readonly values: readonly number[];
+}
+
+/** Bytes of a `.dat` file of llama-imatrix. */
+export function legacyBytes(entries: readonly LegacyEntry[], tail: Buffer = Buffer.alloc(0)): Buffer {
+  const int = (value: number): Buffer => {
+    const bytes = Buffer.alloc(4);
+    bytes.writeInt32LE(value);
+    return bytes;
+  };
+  const parts = entries.flatMap(({ name, calls, values }) => [
+    int(Buffer.byteLength(name)),
+    Buffer.from(name),
+    int(calls),
+    int(values.length),
+    Buffer.from(Float32Array.from(values).buffer),
+  ]);
+  return Buffer.concat([int(entries.length), ...parts, tail]);
 }

@@ -6,7 +6,7 @@ import { readGguf } from "../../../formats/gguf/read.js";
 import { openFile } from "../../../formats/file-source.js";
 import { readImportance } from "../../../formats/imatrix/read.js";
 import { scratchFolder } from "../../support/convert.js";
-import { writeFloats } from "../../support/imatrix.js";
+import { type LegacyEntry, legacyBytes, writeFloats } from "../../support/imatrix.js";
 
 const reference = "fixtures/reference/imatrix.gguf";
 
@@ -15,28 +15,6 @@ function ggufOf(
   metadata?: Parameters<typeof writeFloats>[2],
 ): string {
   return writeFloats(join(scratchFolder(), "imatrix.gguf"), new Map(Object.entries(lists)), metadata);
-}
-
-interface LegacyEntry {
-  readonly name: string;
-  readonly calls: number;
-  readonly values: readonly number[];
-}
-
-function legacyBytes(entries: readonly LegacyEntry[], tail: Buffer = Buffer.alloc(0)): Buffer {
-  const int = (value: number): Buffer => {
-    const bytes = Buffer.alloc(4);
-    bytes.writeInt32LE(value);
-    return bytes;
-  };
-  const parts = entries.flatMap(({ name, calls, values }) => [
-    int(Buffer.byteLength(name)),
-    Buffer.from(name),
-    int(calls),
-    int(values.length),
-    Buffer.from(Float32Array.from(values).buffer),
-  ]);
-  return Buffer.concat([int(entries.length), ...parts, tail]);
 }
 
 function legacyFile(bytes: Uint8Array): string {
