@@ -8,6 +8,7 @@ import type {
   InspectedImportance,
   MergeReport,
 } from "../pipeline/imatrix.js";
+import { printable } from "./printable.js";
 import { renderTable } from "./table.js";
 
 /** Starved experts of a tensor that a line names; a stack has 128. */
@@ -15,6 +16,9 @@ const SHOWN_EXPERTS = 8;
 
 /** Files that a line names; a merge of many has as many texts. */
 const SHOWN_DATASETS = 4;
+
+/** Files that lack a tensor, as a line names them. */
+const SHOWN_FILES = 4;
 
 /** Tensors that a line names. */
 const SHOWN_TENSORS = 8;
@@ -90,7 +94,7 @@ export async function renderImatrix(found: InspectedImatrix): Promise<string> {
   if (starved.length > 0) {
     parts.push(`Experts with few ${unit} or none:\n${starved.map(starvedText).join("\n")}`);
   }
-  return parts.join("\n\n");
+  return printable(parts.join("\n\n"));
 }
 
 const STATES: Readonly<Record<Exclude<ComparedImportance["state"], "compared">, string>> = {
@@ -123,7 +127,22 @@ export async function renderImatrixComparison({ a, b, tensors, worst }: ImatrixC
     worst === null
       ? "No correlation: the values of every tensor are all the same."
       : `Least alike: ${worst.name}, ${worst.correlation.toFixed(6)}.`;
-  return [await renderTable(["", ""], files), await renderTable(header, rows), last].join("\n\n");
+  const parts = [await renderTable(["", ""], files), await renderTable(header, rows), last];
+  return printable(parts.join("\n\n"));
+}
+
+/** A line for the tensors that the same files lack. */
+function partialText(partial: MergeReport["partial"]): string {
+  const groups = new Map<string, string[]>();
+  for (const { name, missing } of partial) {
+    const files = list(
+      missing.map((path) => basename(path)),
+      SHOWN_FILES,
+    );
+    groups.set(files, [...(groups.get(files) ?? []), name]);
+  }
+  const lines = [...groups].map(([files, names]) => `not in ${files}: ${list(names, SHOWN_TENSORS)}`);
+  return `Tensors that not all files have:\n${lines.join("\n")}`;
 }
 
 /** Tables of what was read and of what was written, and the tensors that some files lack. */
@@ -134,15 +153,6 @@ export async function renderMerge(report: MergeReport): Promise<string> {
     await renderTable(["file", ">weight", ">tensors", ">windows"], read),
     `${path}: ${tensors} tensors, ${formatSize(bytes)}, windows: ${windowsText(report)}`,
   ];
-  if (partial.length > 0) {
-    const names = partial.map(
-      ({ name, missing }) =>
-        `${name} (not in ${list(
-          missing.map((one) => basename(one)),
-          2,
-        )})`,
-    );
-    parts.push(`Tensors that not all files have: ${list(names, SHOWN_TENSORS)}.`);
-  }
-  return parts.join("\n\n");
+  if (partial.length > 0) parts.push(partialText(partial));
+  return printable(parts.join("\n\n"));
 }
