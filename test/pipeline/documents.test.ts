@@ -7,10 +7,12 @@ import { packageRoot } from "../../src/base/paths.js";
 import { nbitsRow } from "../../src/blocks/nbits/types.js";
 import { bench } from "../../src/pipeline/bench.js";
 import { exportOnnx, type ExportReport } from "../../src/pipeline/export.js";
+import { compareImatrices, inspectImatrix, mergeImatrices } from "../../src/pipeline/imatrix.js";
 import { silent } from "../../src/pipeline/progress.js";
 import { verify } from "../../src/pipeline/verify.js";
 import { DTYPES, type Group, parseForm } from "../../src/plan/onnx/dtypes.js";
 import { nanoCheckpoint, scratchFolder } from "../support/convert.js";
+import { writeFloats } from "../support/imatrix.js";
 
 const run = promisify(execFile);
 const never = new AbortController().signal;
@@ -208,5 +210,28 @@ describe("a package", () => {
     const tokens = (await output("onnxruntime-node")).split("\n").map(Number);
     expect(tokens).toHaveLength(16);
     expect(tokens.filter((token) => !(Number.isInteger(token) && token >= 0 && token < 1024))).toEqual([]);
+  });
+});
+
+describe("an importance matrix", () => {
+  test("is reported as docs/json.md says", async () => {
+    const lists = {
+      "blk.1.w.in_sum2": [1, 2, 3, 4],
+      "blk.1.w.counts": [5, 0],
+      "blk.0.w.in_sum2": [1, 1, 1, 1],
+    };
+    const all = { ...lists, "blk.0.w.counts": [2, 2], "v.in_sum2": [1], "v.counts": [1] };
+    const path = writeFloats(join(scratchFolder(), "all.gguf"), new Map(Object.entries(all)));
+    const other = writeFloats(
+      join(scratchFolder(), "other.gguf"),
+      new Map(Object.entries({ ...lists, "blk.0.w.counts": [2, 2] })),
+    );
+    expectShape("## imatrix inspect", await inspectImatrix(path));
+    expectShape("### imatrix inspect A B", await compareImatrices(path, other));
+    const files = [path, other].map((path) => ({ path, weight: 1 }));
+    const out = join(scratchFolder(), "merged.gguf");
+    const report = await mergeImatrices({ files, out, chunkTokens: undefined, force: false }, never);
+    expect(report.partial).toHaveLength(1);
+    expectShape("## imatrix merge", report);
   });
 });
