@@ -77,7 +77,7 @@ function settle({ name, sums, counts }: Total): SummedEntry {
 export class ImatrixMerge {
   readonly #asked: number | undefined;
   readonly #totals = new Map<string, Total>();
-  readonly #datasets: string[] = [];
+  #datasets: readonly string[] = [];
   readonly #paths: string[] = [];
   /** Old files, which cannot be added before the length of their windows is known. */
   readonly #waiting: { readonly matrix: SummedMatrix; readonly weight: number }[] = [];
@@ -103,7 +103,7 @@ export class ImatrixMerge {
     else this.#checkWindows(path, chunkTokens);
     this.#checkCommon(matrix);
     this.#paths.push(path);
-    this.#datasets.push(...datasets);
+    this.#datasets = [...this.#datasets, ...datasets];
     if (chunkTokens === null) this.#waiting.push({ matrix, weight });
     else this.#addEntries({ path, factor: weight, entries });
   }

@@ -139,7 +139,9 @@ function partialText(partial: MergeReport["partial"]): string {
       missing.map((path) => basename(path)),
       SHOWN_FILES,
     );
-    groups.set(files, [...(groups.get(files) ?? []), name]);
+    const names = groups.get(files) ?? [];
+    groups.set(files, names);
+    names.push(name);
   }
   const lines = [...groups].map(([files, names]) => `not in ${files}: ${list(names, SHOWN_TENSORS)}`);
   return `Tensors that not all files have:\n${lines.join("\n")}`;

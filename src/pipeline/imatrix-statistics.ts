@@ -74,6 +74,11 @@ function sumOf(values: Float64Array, of: (value: number) => number = (value) => 
   return sum;
 }
 
+/** Whether all values are the same; their mean, which is rounded, may be another. */
+function isFlat(values: Float64Array): boolean {
+  return values.every((value) => value === values[0]);
+}
+
 /**
  * The figures of `llama-imatrix --show-statistics` for one weight, counted in double precision.
  *
@@ -86,7 +91,7 @@ export function distributionOf(entry: SummedEntry): Distribution | null {
   const { length } = means;
   const sum = sumOf(means);
   const mean = sum / length;
-  const deviation = Math.sqrt(sumOf(means, (value) => (value - mean) ** 2) / length);
+  const deviation = isFlat(means) ? 0 : Math.sqrt(sumOf(means, (value) => (value - mean) ** 2) / length);
   const share = (is: (value: number) => boolean): number =>
     sumOf(means, (value) => (is(value) ? 1 : 0)) / length;
   const entropy = sumOf(means, (value) => (value > 0 ? -(value / sum) * Math.log2(value / sum) : 0));
@@ -100,7 +105,7 @@ export function distributionOf(entry: SummedEntry): Distribution | null {
     active: share((value) => value > INACTIVE),
     entropy,
     evenness: length === 1 ? null : entropy / Math.log2(length),
-    high: share((value) => value - mean > deviation),
+    high: deviation === 0 ? 0 : share((value) => value - mean > deviation),
   };
 }
 
@@ -139,6 +144,7 @@ export function cosineToPrevious(
 }
 
 function correlate(a: Float64Array, b: Float64Array): number | null {
+  if (isFlat(a) || isFlat(b)) return null;
   const meanA = sumOf(a) / a.length;
   const meanB = sumOf(b) / b.length;
   let [product, squareA, squareB] = [0, 0, 0];

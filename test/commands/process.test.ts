@@ -43,6 +43,17 @@ describe("the program", () => {
     expect(await lapidary(["convrt", nanoCheckpoint])).toMatchObject({ code: 2, stdout: "" });
   });
 
+  it("knows commands of two words", async () => {
+    const near = await lapidary(["imatrix", "mrege", "a.gguf"]);
+    expect(near).toMatchObject({ code: 2, stdout: "" });
+    expect(near.stderr).toMatch(
+      /^Error: imatrix mrege is not a command of lapidary\.\n.*lapidary imatrix merge\?/,
+    );
+    const misuse = await lapidary(["imatrix", "merge", "a.gguf"]);
+    expect(misuse).toMatchObject({ code: 2, stdout: "" });
+    expect(misuse.stderr).toContain("See lapidary imatrix merge --help.");
+  });
+
   it("refuses a flag that it does not know", async () => {
     const run = await lapidary(["inspect", nanoCheckpoint, "--frob"]);
     expect(run).toMatchObject({ code: 2, stdout: "" });

@@ -94,14 +94,14 @@ describe("our importance matrices in llama.cpp's own tools", () => {
           entropy,
           100 * (evenness ?? Number.NaN),
           100 * high,
+          // The tool compares a layer with one of another width too, beyond the end of its values.
+          found!.cosine ?? [],
         );
         const numbers = figures.split("\t").map((cell) => Number(cell.trim().replace("%", "")));
         for (const [at, value] of counted.entries()) {
           // Two decimals at least, of sums in single precision.
           expect(Math.abs(value - (numbers[at] ?? Number.NaN))).toBeLessThan(0.0051 + 1e-5 * value);
         }
-        // The tool compares a layer with one of another width too, beyond the end of its values.
-        if (found!.cosine !== null) expect(numbers[10]).toBeCloseTo(found!.cosine, 3);
       }
     }
   });

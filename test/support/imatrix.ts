@@ -53,11 +53,16 @@ export function writeImatrix(path: string, importances: ReadonlyMap<string, Arra
   return writeFloats(path, new Map(lists));
 }
 
-/** Entries as plain lists by name, in float32 as files have them. */
-export function contentsOf(
-  entries: Iterable<SummedEntry>,
-): Record<string, { columns: number; sums: number[]; counts: number[] }> {
-  const plain = [...entries].map(({ name, columns, sums, counts }) => [
+/** The numbers of an entry in float32, as files have them. */
+export interface PlainEntry {
+  readonly columns: number;
+  readonly sums: readonly number[];
+  readonly counts: readonly number[];
+}
+
+/** Entries as plain lists, by name. */
+export function contentsOf(entries: Iterable<SummedEntry>): Readonly<Record<string, PlainEntry>> {
+  const plain = [...entries].map(({ name, columns, sums, counts }): [string, PlainEntry] => [
     name,
     { columns, sums: [...Float32Array.from(sums)], counts: [...Float32Array.from(counts)] },
   ]);

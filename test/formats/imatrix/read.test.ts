@@ -2,8 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gguf as readWithHub } from "@huggingface/gguf";
 import { describe, expect, it } from "vitest";
-import { readGguf } from "../../../formats/gguf/read.js";
-import { openFile } from "../../../formats/file-source.js";
+import { openGguf } from "../../../formats/gguf/read.js";
 import { readImportance } from "../../../formats/imatrix/read.js";
 import { scratchFolder } from "../../support/convert.js";
 import { type LegacyEntry, legacyBytes, writeFloats } from "../../support/imatrix.js";
@@ -38,7 +37,7 @@ describe("an importance matrix of llama-imatrix", () => {
     expect(sums).toHaveLength(matrix.entries.size);
 
     const bytes = readFileSync(reference);
-    const { tensors } = await readGguf(await openFile(reference));
+    const { tensors } = await openGguf(reference);
     for (const { name } of sums) {
       const weight = name.replace(/\.in_sum2$/, "");
       const at = (suffix: string) => tensors.find((one) => one.name === weight + suffix)?.offset ?? 0;

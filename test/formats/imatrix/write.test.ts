@@ -109,6 +109,13 @@ describe("an importance matrix that we write", () => {
     expect([...(entries.get("blk.0.ffn_up_exps.weight")?.values ?? [])]).toEqual([1, 2, 1.5, 2, 1, 1]);
   });
 
+  it("has its entries in the order of the bytes of their names", async () => {
+    const path = join(scratchFolder(), "order.gguf");
+    const order = ["blk.1", "blk.10", "blk.2", "\uFF5E", "\u{1F600}"];
+    await writeImatrix(path, contents(order.toReversed().map((name) => entry([1], [1], name))));
+    expect([...(await readSums(path)).entries.keys()]).toEqual(order);
+  });
+
   it("reads back as it was written", async () => {
     const folder = scratchFolder();
     await fc.assert(
