@@ -13,7 +13,7 @@ import { type Replacement, Replacements } from "./replacements.js";
 import { StateRoom, type States } from "./states.js";
 import { InputSums } from "./sums.js";
 import type { StepStatistics } from "./types.js";
-import type { WalkOptions } from "./walk.js";
+import type { WalkOptions } from "./options.js";
 
 /** From so many runs on it pays to copy weights into the order that the runtime's kernels like. */
 const PREPACK_RUNS = 4;
