@@ -48,6 +48,8 @@ export interface MomentLimits {
   readonly fullColumns?: number;
   /** Lengths of the windows: the stride has no divisor in common with them, so that every place gets its turn. */
   readonly lengths: ReadonlySet<number>;
+  /** Whether there are moments between two models besides. */
+  readonly cross?: boolean;
 }
 
 /**
@@ -59,13 +61,14 @@ export interface MomentLimits {
 export function planMoments(demands: readonly MomentDemand[], limits: MomentLimits): Map<string, MomentPlan> {
   const plans = new Map<string, MomentPlan>();
   const ascending = demands.toSorted((a, b) => a.columns ** 2 * a.count - b.columns ** 2 * b.count);
-  let room = limits.memory / COPIES / FLOAT_BYTES;
+  const bytes = FLOAT_BYTES * COPIES * (limits.cross === true ? 2 : 1);
+  let room = limits.memory / bytes;
   for (const [index, { input, columns, count }] of ascending.entries()) {
     const share = room / (ascending.length - index) / count;
     const fits = columns ** 2 <= share;
     const width = fits ? columns : Math.floor(share / columns / BLOCK_QUANTUM) * BLOCK_QUANTUM;
     if (width === 0) {
-      const needed = columns * BLOCK_QUANTUM * count * (ascending.length - index) * COPIES * FLOAT_BYTES;
+      const needed = columns * BLOCK_QUANTUM * count * (ascending.length - index) * bytes;
       throw new StatisticsError(
         "memory-too-small",
         `${formatSize(limits.memory)} do not hold the moments of ${input} even in blocks of ${BLOCK_QUANTUM} columns, expected ${formatSize(needed)} or more`,

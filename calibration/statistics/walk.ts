@@ -2,7 +2,7 @@ import { StatisticsError } from "./errors.js";
 import type { WalkOptions } from "./options.js";
 import type { Replacement } from "./replacements.js";
 import type { StepStatistics } from "./types.js";
-import { Walk } from "./steps.js";
+import { Walker } from "./walker.js";
 
 export type { WalkOptions, WalkProgress } from "./options.js";
 export type { Replacement } from "./replacements.js";
@@ -29,12 +29,12 @@ export interface LayerStep extends StepStatistics {
  */
 export async function* walkLayers(options: WalkOptions): AsyncGenerator<LayerStep, void> {
   checkOptions(options);
-  const walk = await Walk.start(options);
+  const walker = await Walker.start(options);
   let whole = false;
   try {
-    for (let index = walk.first; index < walk.steps; index++) {
+    for (let index = walker.first; index < walker.steps; index++) {
       options.signal?.throwIfAborted();
-      const statistics = await walk.look(index);
+      const statistics = await walker.look(index);
       const replaced = new Map<string, Replacement>();
       yield {
         ...statistics,
@@ -48,11 +48,11 @@ export async function* walkLayers(options: WalkOptions): AsyncGenerator<LayerSte
           for (const [name, values] of weights) replaced.set(name, values);
         },
       };
-      await walk.leave(index, replaced);
+      await walker.leave(index, replaced);
     }
     whole = true;
   } finally {
-    await walk.end(whole);
+    await walker.end(whole);
   }
 }
 
