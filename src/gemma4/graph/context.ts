@@ -19,6 +19,16 @@ export interface Observed {
   readonly weights?: readonly Weight[];
 }
 
+/** A value of each turn of a loop over experts, of which the loop gives all. */
+export interface Collected {
+  /** Of the whole: [turns, …dims]. */
+  readonly name: string;
+  /** Name of the value in the loop. */
+  readonly value: string;
+  readonly type: "FLOAT" | "INT64";
+  readonly dims: readonly number[];
+}
+
 /** What a graph is built for. */
 export interface GraphOptions {
   readonly config: Gemma4Config;
@@ -28,6 +38,13 @@ export interface GraphOptions {
   /** Attribute of every MatMulNBits: 0 computes with single precision, 4 rounds activations to 8 bits. */
   readonly accuracyLevel: number;
   readonly observe?: (observed: Observed) => void;
+  /**
+   * Adds values to the loop over the experts of a layer, which it has for each expert that is in use.
+   *
+   * @param builder of the body of the loop
+   * @param observed rows that an expert reads, [rows, columns]
+   */
+  readonly collect?: (builder: GraphBuilder, observed: Observed) => readonly Collected[];
 }
 
 /** Everything that the parts of a graph share while it is built. */
