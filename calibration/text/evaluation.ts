@@ -8,3 +8,11 @@ import { packageRoot } from "../../src/base/paths.js";
 export function evaluationSet(): string {
   return join(packageRoot, "fixtures", "evaluation");
 }
+
+/**
+ * Folder of the calibration set that comes with lapidary: prose, dialogue, mathematics, code, chats, calls of
+ * tools and some fifty languages, none of it from the evaluation set.
+ */
+export function calibrationSet(): string {
+  return join(packageRoot, "fixtures", "calibration");
+}

@@ -1,4 +1,4 @@
-import type { ChatDocument, Document, Message } from "./documents.js";
+import type { ChatDocument, Document } from "./documents.js";
 import { TextError } from "./errors.js";
 
 /** How a text is shown to the model: as it stands, or as conversations in the model's own format. */
@@ -8,6 +8,8 @@ export type TextMode = "raw" | "chat" | "auto";
 export interface TextPiece {
   /** Base name of the file it comes from. */
   readonly file: string;
+  /** Line of the file that it begins on, from 1. */
+  readonly line: number;
   readonly text: string;
   /** Whether names of control tokens in the text stand for these tokens. */
   readonly special: boolean;
@@ -44,9 +46,19 @@ function breakPoint(text: string, start: number, length: number): number {
   return unit >= 0xdc00 && unit <= 0xdfff ? limit - 1 : limit;
 }
 
+/** Conversations, and the line of the file that each begins on. */
+type PlacedChat = Pick<ChatDocument, "messages" | "tools" | "line">;
+
+function lineEnds(text: string, start: number, end: number): number {
+  let count = 0;
+  for (let at = text.indexOf("\n", start); at !== -1 && at < end; at = text.indexOf("\n", at + 1)) count++;
+  return count;
+}
+
 /** Plain text as conversations: the user quotes the start of a passage, the model goes on with the rest. */
-function wrapText(text: string): { messages: readonly Message[]; tools: null }[] {
-  const chats: { messages: readonly Message[]; tools: null }[] = [];
+function wrapText(text: string): PlacedChat[] {
+  const chats: PlacedChat[] = [];
+  let line = 1;
   for (let start = 0; start < text.length;) {
     const end = breakPoint(text, start, passageLength);
     const middle = breakPoint(text, start, Math.min(openingLength, Math.ceil((end - start) / 4)));
@@ -59,14 +71,17 @@ function wrapText(text: string): { messages: readonly Message[]; tools: null }[]
           { role: "assistant", content: rest },
         ],
         tools: null,
+        line,
       });
     }
+    line += lineEnds(text, start, end);
     start = end;
   }
   return chats;
 }
 
-function rawText(document: Document): string {
+/** A document without the model's format: of a chat, the contents of its messages, a blank line between two. */
+export function rawText(document: Document): string {
   return document.kind === "text"
     ? document.text
     : document.messages
@@ -98,6 +113,7 @@ export function textPieces(
       const last = index === documents.length - 1;
       return {
         file: document.file,
+        line: document.kind === "chat" ? document.line : 1,
         text: last ? text.replace(/\n$/, "") : text + (text.endsWith("\n") ? "\n" : "\n\n"),
         special: false,
       };
@@ -119,6 +135,7 @@ export function textPieces(
       const text = render(chat);
       return {
         file: document.file,
+        line: chat.line,
         text: bos !== "" && text.startsWith(bos) ? text.slice(bos.length) : text,
         special: true,
       };

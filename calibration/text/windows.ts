@@ -36,6 +36,23 @@ function checkContext(context: number): void {
   }
 }
 
+/**
+ * Sees to it that a number of windows is one.
+ *
+ * @throws TextError `window-count`, exit code 2
+ */
+export function checkWindowCount(count: number): void {
+  if (Number.isSafeInteger(count) && count >= 1) return;
+  throw new TextError("window-count", `${count} windows were asked for, expected a whole number from 1.`, {
+    exitCode: 2,
+  });
+}
+
+/** Tokens of a text with its BOS. */
+function withBosLength(tokens: Int32Array, bos: number | null): number {
+  return tokens.length + (bos === null || tokens[0] === bos ? 0 : 1);
+}
+
 /** The stream as llama.cpp's tools tokenize it: exactly one BOS in front where the model wants one. */
 function withBos(tokens: Int32Array, bos: number | null): Int32Array {
   if (bos === null || tokens[0] === bos) return tokens;
@@ -43,6 +60,19 @@ function withBos(tokens: Int32Array, bos: number | null): Int32Array {
   stream[0] = bos;
   stream.set(tokens, 1);
   return stream;
+}
+
+/**
+ * Windows that `packWindows` can cut from a text.
+ *
+ * @throws TextError `window-size`, exit code 2
+ */
+export function availableWindows(
+  tokens: Int32Array,
+  { context, bos }: Pick<PackOptions, "context" | "bos">,
+): number {
+  checkContext(context);
+  return Math.floor(withBosLength(tokens, bos) / context);
 }
 
 function cut(
@@ -68,11 +98,7 @@ function cut(
 export function packWindows(tokens: Int32Array, options: PackOptions): PlacedWindow[] {
   const { context, bos, chunks = Infinity, spread = false } = options;
   checkContext(context);
-  if (!(chunks >= 1) || (chunks !== Infinity && !Number.isSafeInteger(chunks))) {
-    throw new TextError("window-count", `${chunks} windows were asked for, expected a whole number from 1.`, {
-      exitCode: 2,
-    });
-  }
+  if (chunks !== Infinity) checkWindowCount(chunks);
   const stream = withBos(tokens, bos);
   const available = Math.floor(stream.length / context);
   if (available === 0) {

@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import { loadDocuments } from "../../calibration/text/documents.js";
 import { evaluationSet } from "../../calibration/text/evaluation.js";
+import { hashDocuments } from "../../calibration/text/hash.js";
 
 /**
  * SHA-256 over the documents of a text, so that a measurement can be told from one on another text.
@@ -9,6 +9,5 @@ import { evaluationSet } from "../../calibration/text/evaluation.js";
  * @throws TextError when the text cannot be read
  */
 export async function hashText(path: string | undefined): Promise<string> {
-  const documents = await loadDocuments(path ?? evaluationSet());
-  return createHash("sha256").update(JSON.stringify(documents)).digest("hex");
+  return hashDocuments(await loadDocuments(path ?? evaluationSet()));
 }

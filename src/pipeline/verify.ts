@@ -66,7 +66,7 @@ function bosText(metadata: GgufMetadata): string {
 }
 
 /** What the measurement has to know of a file, from its own metadata. */
-async function traits({ metadata }: GgufModel, names: readonly string[]) {
+export async function traits({ metadata }: GgufModel, names: readonly string[]) {
   const template = text(metadata, "tokenizer.chat_template");
   const bos = bosText(metadata);
   return {

@@ -38,9 +38,11 @@ describe("resolveMode", () => {
 describe("raw text", () => {
   it("of one file is the file without its last line end, as llama.cpp's tools read it", () => {
     expect(textPieces([plain("a\n\nb\n\n")], "raw")).toEqual([
-      { file: "a.txt", text: "a\n\nb\n", special: false },
+      { file: "a.txt", line: 1, text: "a\n\nb\n", special: false },
     ]);
-    expect(textPieces([plain("<bos>a")], "raw")).toEqual([{ file: "a.txt", text: "<bos>a", special: false }]);
+    expect(textPieces([plain("<bos>a")], "raw")).toEqual([
+      { file: "a.txt", line: 1, text: "<bos>a", special: false },
+    ]);
   });
 
   it("of several documents is parted by blank lines; of chats the contents are left", () => {
@@ -55,6 +57,7 @@ describe("chats", () => {
     expect(textPieces([chat], "chat", { render })).toEqual([
       {
         file: "c.jsonl",
+        line: 1,
         text: "<|turn>user\nHi<turn|>\n<|turn>assistant\n<turn|>\n<|turn>assistant\nHo<turn|>\n",
         special: true,
       },
