@@ -13,6 +13,8 @@ describe("a plan of moments", () => {
     const plans = planMoments(demands, { memory: 3 * 4 * (512 ** 2 + 2048 * 800), lengths });
     expect(plans.get("narrow")).toEqual({ columns: 512, blockWidth: 512, stride: 1 });
     expect(plans.get("wide")).toEqual({ columns: 2048, blockWidth: 768, stride: 1 });
+    const least = planMoments(demands, { memory: 3 * 4 * (512 + 2048) * 256, lengths });
+    expect([...least.values()].map(({ blockWidth }) => blockWidth)).toEqual([256, 256]);
     const enough = planMoments(demands, { memory: 3 * 4 * (512 ** 2 + 2048 ** 2), lengths });
     expect(enough.get("wide")?.blockWidth).toBe(2048);
   });
@@ -29,9 +31,12 @@ describe("a plan of moments", () => {
   });
 
   it("says how much memory it takes at least", () => {
-    const demands = [{ input: "layers.0.experts", columns: 2816, count: 128 }];
+    const demands = [
+      { input: "layers.0.experts", columns: 2816, count: 128 },
+      { input: "layers.0.router", columns: 200, count: 1 },
+    ];
     expect(() => planMoments(demands, { memory: 2 ** 20, lengths })).toThrow(
-      /1\.00 MiB .* layers\.0\.experts .* expected 1\.03 GiB or more/,
+      /1\.00 MiB .* layers\.0\.experts, layers\.0\.router .* expected 1\.03 GiB or more/,
     );
   });
 });

@@ -257,6 +257,15 @@ describe("a walk that was stopped", () => {
 });
 
 describe("a walk is refused", () => {
+  it("weights of another step", async () => {
+    const options = { ...(await walkOptions(engine, NANO, even)), order: "sequential" } as const;
+    const walk = walkLayers(options);
+    const { value } = await walk.next();
+    (value as LayerStep).replace(new Map([["layers.1.mlp.down_proj.weight", new Float32Array(3)]]));
+    await expect(walk.next()).rejects.toMatchObject({ code: "other-step" });
+    expect(await readdir(options.scratch)).toEqual([]);
+  });
+
   const refusals: readonly (readonly [string, Partial<WalkOptions>, string])[] = [
     ["without windows", { windows: [] }, "window-count"],
     ["with an empty window", { windows: [new Int32Array(0)] }, "window-size"],
