@@ -1,8 +1,12 @@
 import type { OnnxEngine } from "../../src/engines/onnx/types.js";
 import type { CheckpointParts } from "../../src/gemma4/graph/files.js";
 import type { Weight } from "../../src/gemma4/types.js";
+import { StatisticsError } from "./errors.js";
+import type { Replacement } from "./replacements.js";
 import type { StepStatistics } from "./types.js";
+import { Walk } from "./steps.js";
 
+export type { Replacement } from "./replacements.js";
 export type {
   ExpertStatistics,
   InputStatistics,
@@ -10,12 +14,6 @@ export type {
   StepStatistics,
   TokenFrequencies,
 } from "./types.js";
-
-/**
- * Values that take the place of a tensor's: in its own shape, row by row, or a file of nothing but them as
- * little-endian floats.
- */
-export type Replacement = Float32Array | { readonly path: string };
 
 /** Which moments to sum, and at what cost. */
 export interface MomentOptions {
@@ -28,17 +26,19 @@ export interface MomentOptions {
 }
 
 export interface WalkProgress {
+  /** Step under way, of `steps`. */
   readonly index: number;
   readonly steps: number;
   readonly layer: number | null;
   /** Tokens of this step that are done, of `total`; a step that is run twice counts both times. */
   readonly tokens: number;
   readonly total: number;
-  /** Since the step began. */
+  /** Since the step began, without what is done with its statistics. */
   readonly seconds: number;
 }
 
 export interface WalkOptions {
+  /** An aborted walk stops it. */
   readonly engine: OnnxEngine;
   readonly checkpoint: CheckpointParts;
   /** Token ids; those of one length one after the other run together. */
@@ -56,9 +56,9 @@ export interface WalkOptions {
   readonly scratch: string;
   /** Bytes of states between layers that are held in memory; beyond that they go to the scratch folder. */
   readonly stateMemory: number;
-  /** Keeps the states behind the last step on the disk, so that a later walk can go on from there. */
+  /** Keeps the states behind the last step on the disk until all steps are done, so that a later walk can go on. */
   readonly resumable?: boolean;
-  /** Steps that need not be done again; the walk begins behind them where their states are still there. */
+  /** Steps that need not be done again; the walk begins behind them if the scratch folder still has their states. */
   readonly done?: number;
   /** Weights that were replaced before, by their names without the prefix. */
   readonly replaced?: ReadonlyMap<string, Replacement>;
@@ -70,10 +70,60 @@ export interface WalkOptions {
 export interface LayerStep extends StepStatistics {
   /**
    * Gives weights of this step other values, by their names without the prefix, before the walk goes on: in the
-   * sequential order the next steps read what the step gives with them.
+   * sequential order the next steps read what the step gives with them. Names and sizes are checked as it goes on.
    *
-   * @throws StatisticsError in the parallel order, for names that are no weights of the model, and for sizes that
-   *   are not theirs
+   * @throws StatisticsError in the parallel order
    */
   replace(weights: ReadonlyMap<string, Replacement>): void;
+}
+
+/**
+ * Runs text through a checkpoint step by step, the embeddings first, then each layer, and the norm before the output
+ * matrix last, and gives what the matrices of each step read. Weights stay in the shards; of the model no more than
+ * a layer is in memory, and of what matrices read nothing but its sums.
+ *
+ * @throws StatisticsError, EngineError with the runtime's own reason, OutputError for the scratch folder, and the
+ *   signal's reason
+ */
+export async function* walkLayers(options: WalkOptions): AsyncGenerator<LayerStep, void> {
+  checkOptions(options);
+  const walk = await Walk.start(options);
+  let whole = false;
+  try {
+    for (let index = walk.first; index < walk.steps; index++) {
+      options.signal?.throwIfAborted();
+      const statistics = await walk.look(index);
+      const replaced = new Map<string, Replacement>();
+      yield {
+        ...statistics,
+        replace(weights) {
+          if (options.order === "parallel") {
+            throw new StatisticsError(
+              "wrong-order",
+              "weights are replaced in the parallel order, expected the sequential one",
+            );
+          }
+          for (const [name, values] of weights) replaced.set(name, values);
+        },
+      };
+      await walk.leave(index, replaced);
+    }
+    whole = true;
+  } finally {
+    await walk.end(whole);
+  }
+}
+
+function checkOptions({ order, cross = false, moments, replaced }: WalkOptions): void {
+  if (order === "sequential") {
+    if (!cross || moments !== null) return;
+    throw new StatisticsError("no-moments", "moments between two models are asked for, but no moments");
+  }
+  if (cross || replaced !== undefined) {
+    const what = cross ? "moments between two models" : "replaced weights";
+    throw new StatisticsError(
+      "wrong-order",
+      `${what} are asked for in the parallel order, expected the sequential one`,
+    );
+  }
 }

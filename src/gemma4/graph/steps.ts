@@ -16,6 +16,7 @@ import {
   type UnplacedGraph,
   unplaced,
 } from "./graphs.js";
+import { expertsInUse } from "./feed-forward.js";
 import { decoderLayer } from "./layer.js";
 import { linearRows, lookUpPart } from "./matrices.js";
 import { windowSequence } from "./sequence.js";
@@ -121,7 +122,8 @@ export function sharedNames({ index }: LayerConfig): { readonly key: string; rea
  * One layer.
  *
  * Inputs: `STEP.states`; `STEP.ids` in a model with per-layer embeddings; `sharedNames` of the source of a layer that
- * shares keys and values. Outputs: `STEP.next`, and `sharedNames` of a layer that later ones take them from.
+ * shares keys and values. Outputs: `STEP.next`, `sharedNames` of a layer that later ones take them from, and with a
+ * probe `expertsInUse` of a layer that has experts.
  */
 export function layerStep(options: EmbedOptions, layer: LayerConfig, probe: Probe | null): UnplacedGraph {
   const { config } = options;
@@ -144,6 +146,9 @@ export function layerStep(options: EmbedOptions, layer: LayerConfig, probe: Prob
   return unplaced(`layer ${layer.index}`, builder, inputs, [
     states(STEP.next, config),
     ...(isShared(config, layer) ? keysAndValues(layer) : []),
+    ...(config.experts === null || probe === null
+      ? []
+      : [valueInfo(expertsInUse(layer.index), "INT64", ["in_use"])]),
     ...outputs,
   ]);
 }
