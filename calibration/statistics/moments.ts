@@ -94,7 +94,7 @@ function divisor(a: number, b: number): number {
 }
 
 /** Values of one matrix of moments. */
-function momentValues({ columns, blockWidth }: Pick<MomentPlan, "columns" | "blockWidth">): number {
+export function momentValues({ columns, blockWidth }: Pick<MomentPlan, "columns" | "blockWidth">): number {
   const whole = Math.floor(columns / blockWidth);
   return whole * blockWidth ** 2 + (columns - whole * blockWidth) ** 2;
 }
