@@ -19,9 +19,14 @@ export interface Batch {
  * Puts neighbouring windows of one length together.
  *
  * @param vocabulary rows of the embedding
+ * @param most tokens of a batch of several windows
  * @throws StatisticsError for no windows, an empty one, and for ids that are no tokens
  */
-export function makeBatches(windows: readonly Int32Array[], vocabulary: number): Batch[] {
+export function makeBatches(
+  windows: readonly Int32Array[],
+  vocabulary: number,
+  most = BATCH_TOKENS,
+): Batch[] {
   if (windows.length === 0) {
     throw new StatisticsError("window-count", "there are no windows of tokens, expected at least one");
   }
@@ -38,7 +43,7 @@ export function makeBatches(windows: readonly Int32Array[], vocabulary: number):
       );
     }
     const last = groups.at(-1);
-    const fits = last?.[0]?.length === window.length && (last.length + 1) * window.length <= BATCH_TOKENS;
+    const fits = last?.[0]?.length === window.length && (last.length + 1) * window.length <= most;
     if (last !== undefined && fits) last.push(window);
     else groups.push([window]);
   }

@@ -34,6 +34,40 @@ export interface ProbeOptions {
   readonly gives: "all" | "rows" | "both";
 }
 
+/**
+ * Adds the sums and moments of some rows as outputs.
+ *
+ * @param value name of the rows: [batch, sequence, columns] or [batch · sequence, columns]
+ * @param batch name of the shape [batch]
+ * @param plan undefined for no moments
+ */
+export function rowStatistics(
+  builder: GraphBuilder,
+  input: MatrixInput,
+  {
+    value,
+    batch,
+    plan,
+  }: { readonly value: string; readonly batch: string; readonly plan: MomentPlan | undefined },
+): ValueInfoProto[] {
+  const sums = windowSums(builder, input, value, batch);
+  if (plan === undefined) return sums;
+  const rows = rowsFor(builder, input, value, plan);
+  return [...sums, ...ownProducts(builder, input, rows, plan)];
+}
+
+/** Σ x·xᵀ in pieces, as outputs. */
+function ownProducts(
+  builder: GraphBuilder,
+  { name }: MatrixInput,
+  rows: string,
+  plan: MomentPlan,
+): ValueInfoProto[] {
+  return products(builder, rows, rows, { input: name, plan, symmetric: true }).map(({ value, piece }) =>
+    valueInfo(value, "FLOAT", [piece.rows, piece.columns]),
+  );
+}
+
 /** Looks at the statistics of every input, so that the many rows never leave the runtime. */
 export function statisticsProbe({ moments, gives }: ProbeOptions): Probe {
   return {
@@ -46,11 +80,7 @@ export function statisticsProbe({ moments, gives }: ProbeOptions): Probe {
       const rows = rowsFor(builder, input, observed.value, plan);
       return [
         ...sums,
-        ...(gives === "rows"
-          ? []
-          : products(builder, rows, rows, { input: name, plan, symmetric: true }).map(({ value, piece }) =>
-              valueInfo(value, "FLOAT", [piece.rows, piece.columns]),
-            )),
+        ...(gives === "rows" ? [] : ownProducts(builder, input, rows, plan)),
         ...(gives === "all" ? [] : [valueInfo(rows, "FLOAT", ["rows", columns])]),
       ];
     },

@@ -2,7 +2,7 @@ import { attr } from "../../../formats/onnx/build.js";
 import type { Gemma4Config, LayerKind, Role, Weight } from "../types.js";
 import { headWeight, listWeights } from "../weights.js";
 import type { FloatType, GraphBuilder } from "./builder.js";
-import type { WeightSource } from "./stored.js";
+import type { Range, WeightSource } from "./stored.js";
 
 /** A place in the model where values can be looked at. */
 export interface Observed {
@@ -29,6 +29,17 @@ export interface Collected {
   readonly dims: readonly number[];
 }
 
+/** A product of rows with a matrix: y = x · Wᵀ. */
+export interface MatrixProduct {
+  readonly weight: Weight;
+  /** Those rows of the matrix that are multiplied; undefined for all. */
+  readonly rows: Range | undefined;
+  /** Name of [rows, in], with any dimensions in front. */
+  readonly x: string;
+  /** Name of [rows, out], with the same. */
+  readonly y: string;
+}
+
 /** What a graph is built for. */
 export interface GraphOptions {
   readonly config: Gemma4Config;
@@ -38,6 +49,8 @@ export interface GraphOptions {
   /** Attribute of every MatMulNBits: 0 computes with single precision, 4 rounds activations to 8 bits. */
   readonly accuracyLevel: number;
   readonly observe?: (observed: Observed) => void;
+  /** Is told of every product with a matrix of floats outside of loops. */
+  readonly multiplied?: (product: MatrixProduct) => void;
   /**
    * Adds values to the loop over the experts of a layer, which it has for each expert that is in use.
    *

@@ -62,6 +62,7 @@ function route(ctx: GraphContext, { index }: LayerConfig, r: string): Routes {
   const weight = ctx.weight("router", index);
   ctx.observe({ kind: "input", layer: index, value: scaled, weights: [weight] });
   const logits = builder.add("Gemm", `${at}.logits`, [scaled, ctx.vector(weight)], { transB: attr.int(1) });
+  ctx.options.multiplied?.({ weight, rows: undefined, x: scaled, y: logits });
   const probabilities = builder.add("Softmax", `${at}.probabilities`, [logits], { axis: attr.int(-1) });
   const [chosen, experts] = builder.addMany(
     "TopK",

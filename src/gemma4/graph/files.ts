@@ -7,6 +7,7 @@ import type { ModelProto } from "../../../formats/onnx/types.js";
 import type { BoundWeight } from "../bind.js";
 import type { Gemma4Config, LayerConfig } from "../types.js";
 import { CheckpointSource } from "./checkpoint-source.js";
+import { type GradientProbe, headGradient, layerGradient } from "./backward.js";
 import type { GraphOptions, Observed } from "./context.js";
 import { embeddingStep, headStep, layerStep, type Probe } from "./steps.js";
 import { decoderGraph, embedGraph, GRAPH_OPSET, rangeGraph, type UnplacedGraph } from "./graphs.js";
@@ -153,6 +154,26 @@ export async function checkpointStep(
     },
     replaced,
   );
+}
+
+/**
+ * The graph of the gradients through one step of a checkpoint, over its shards: see `layerGradient` and `headGradient`.
+ *
+ * @throws OnnxError `onnx-gradient` for layers with experts, whose loop cannot be gone through
+ */
+export async function checkpointGradient(
+  parts: CheckpointParts,
+  place: "head" | LayerConfig,
+  labels: "given" | "drawn",
+  probe: GradientProbe,
+): Promise<StepGraph> {
+  return overShards(parts, (options, finish, folder) => {
+    const graph =
+      place === "head"
+        ? headGradient(options, labels, probe)
+        : layerGradient({ ...options, ...parts }, place, probe);
+    return { model: finish(graph), folder };
+  });
 }
 
 /** The deepest folder that holds all files. */

@@ -14,6 +14,7 @@ export const GRAPH_OPSET = 21;
 /** Name of the value that the output matrix reads: what the last norm gives. */
 export const LAST_HIDDEN = "last_hidden_state";
 
+export const LOGITS = "logits";
 export const IDS = "input_ids";
 /** Name of the rows of the embedding times √hidden. */
 export const EMBEDS = "inputs_embeds";
@@ -201,7 +202,7 @@ export function textGraph(options: EmbedOptions): UnplacedGraph {
 }
 
 function logits({ config }: GraphOptions, tokens: string): ValueInfoProto {
-  return valueInfo("logits", "FLOAT", [BATCH, tokens, config.vocabulary]);
+  return valueInfo(LOGITS, "FLOAT", [BATCH, tokens, config.vocabulary]);
 }
 
 /** Inputs or outputs for keys and values of all layers that have their own. */
@@ -280,7 +281,7 @@ function ofLayer(builder: GraphBuilder, perLayer: string, index: number): string
 
 /** Logits of the last tokens; the embedding is the output matrix unless there is one of its own. */
 function head(ctx: GraphContext, r: string, outer: string, kept: string | null): void {
-  const { builder, config } = ctx;
+  const { builder } = ctx;
   const normed = ctx.norm("final_norm", r, ctx.vector(ctx.weight("final_norm")));
   if (kept === null) builder.add("Identity", LAST_HIDDEN, [normed]);
   else {
@@ -295,19 +296,30 @@ function head(ctx: GraphContext, r: string, outer: string, kept: string | null):
       builder.integers([1]),
     ]);
   }
+  logitsOf(ctx, LAST_HIDDEN, headShape(ctx, outer));
+}
+
+/**
+ * Makes `LOGITS` of what the last norm gives.
+ *
+ * @param hidden [batch, tokens, hidden], single precision
+ * @param outer name of the shape [batch, tokens, −1]
+ */
+export function logitsOf(ctx: GraphContext, hidden: string, outer: string): void {
+  const { builder, config } = ctx;
   const weight = ctx.weight("head");
-  const x = ctx.toInternal("head.input", LAST_HIDDEN);
+  const x = ctx.toInternal("head.input", hidden);
   ctx.observe({ kind: "input", layer: null, value: x, weights: [weight] });
-  const y = linear(ctx, weight, x, headShape(ctx, outer), "head");
+  const y = linear(ctx, weight, x, outer, "head");
   ctx.observe({ kind: "product", layer: null, value: y });
   const logits = ctx.toFloat("head.float", y);
   if (config.softcap === null) {
-    builder.add("Identity", "logits", [logits]);
+    builder.add("Identity", LOGITS, [logits]);
     return;
   }
   const cap = builder.number(config.softcap);
   const bounded = builder.add("Tanh", "head.bounded", [builder.add("Div", "head.scaled", [logits, cap])]);
-  builder.add("Mul", "logits", [bounded, cap]);
+  builder.add("Mul", LOGITS, [bounded, cap]);
 }
 
 /** Shape [batch, kept, −1]. */

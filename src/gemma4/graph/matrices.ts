@@ -156,7 +156,9 @@ function product(
     const scales = scalesFor(ctx, stored.scales, stored.scales);
     return matMulNBits(ctx, name, x, { ...stored, scales }, form, { rows: range?.count ?? all, columns });
   }
-  return floatProduct(ctx, floatTensor(ctx, weight, form, slice), form, { x, columns, outer, name });
+  const y = floatProduct(ctx, floatTensor(ctx, weight, form, slice), form, { x, columns, outer, name });
+  ctx.options.multiplied?.({ weight, rows: range, x, y });
+  return y;
 }
 
 interface FloatProduct {

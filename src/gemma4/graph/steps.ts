@@ -71,7 +71,8 @@ function probed(
   return { builder, outputs };
 }
 
-function states(name: string, { hidden }: Gemma4Config): ValueInfoProto {
+/** An input or output of the residual stream. */
+export function states(name: string, { hidden }: Gemma4Config): ValueInfoProto {
   return valueInfo(name, "FLOAT", [BATCH, SEQUENCE, hidden]);
 }
 
@@ -127,23 +128,8 @@ export function sharedNames({ index }: LayerConfig): { readonly key: string; rea
  */
 export function layerStep(options: EmbedOptions, layer: LayerConfig, probe: Probe | null): UnplacedGraph {
   const { config } = options;
-  const source = sourceLayer(config, layer);
-  const { builder, outputs } = probed(options, probe, (ctx) => {
-    const sequence = windowSequence(ctx, STEP.states);
-    const shared: SharedCaches = new Map();
-    if (source === null) noPast(ctx, layer, sequence.batch);
-    else shared.set(source.kind, sharedNames(source));
-    const perLayer = config.perLayerWidth > 0 ? perLayerInput(ctx, options, layer, sequence.outer) : null;
-    const r = decoderLayer(ctx, layer, STEP.states, { sequence, perLayer, shared });
-    ctx.builder.add("Identity", STEP.next, [r]);
-    return sequence.batch;
-  });
-  const inputs = [
-    states(STEP.states, config),
-    ...(config.perLayerWidth > 0 ? [ids()] : []),
-    ...(source === null ? [] : keysAndValues(source)),
-  ];
-  return unplaced(`layer ${layer.index}`, builder, inputs, [
+  const { builder, outputs } = probed(options, probe, (ctx) => layerNodes(ctx, options, layer));
+  return unplaced(`layer ${layer.index}`, builder, layerInputs(config, layer), [
     states(STEP.next, config),
     ...(isShared(config, layer) ? keysAndValues(layer) : []),
     ...(config.experts === null || probe === null
@@ -151,6 +137,30 @@ export function layerStep(options: EmbedOptions, layer: LayerConfig, probe: Prob
       : [valueInfo(expertsInUse(layer.index), "INT64", ["in_use"])]),
     ...outputs,
   ]);
+}
+
+/** Adds the nodes of a layer, of `layerInputs` to `STEP.next`. Returns the shape [batch]. */
+export function layerNodes(ctx: GraphContext, options: EmbedOptions, layer: LayerConfig): string {
+  const { config } = options;
+  const source = sourceLayer(config, layer);
+  const sequence = windowSequence(ctx, STEP.states);
+  const shared: SharedCaches = new Map();
+  if (source === null) noPast(ctx, layer, sequence.batch);
+  else shared.set(source.kind, sharedNames(source));
+  const perLayer = config.perLayerWidth > 0 ? perLayerInput(ctx, options, layer, sequence.outer) : null;
+  const r = decoderLayer(ctx, layer, STEP.states, { sequence, perLayer, shared });
+  ctx.builder.add("Identity", STEP.next, [r]);
+  return sequence.batch;
+}
+
+/** Inputs of the graph of a layer. */
+export function layerInputs(config: Gemma4Config, layer: LayerConfig): ValueInfoProto[] {
+  const source = sourceLayer(config, layer);
+  return [
+    states(STEP.states, config),
+    ...(config.perLayerWidth > 0 ? [ids()] : []),
+    ...(source === null ? [] : keysAndValues(source)),
+  ];
 }
 
 function keysAndValues(layer: LayerConfig): ValueInfoProto[] {
