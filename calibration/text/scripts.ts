@@ -1,5 +1,6 @@
 /**
- * Unicode scripts that are counted by name: those that languages of many millions of people are written in. Kana and Han of Japanese are counted apart, as Unicode has them.
+ * Unicode scripts that are counted by name: those that languages of many millions of people are written in. Kana and
+ * Han of Japanese are counted apart, as Unicode has them.
  */
 export const scriptNames = [
   "Latin",
