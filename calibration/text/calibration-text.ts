@@ -12,10 +12,10 @@ import { type CalibrationSource, maxSources, sourceName } from "./sources.js";
 import { fileName, maxTokens, type Tokenize, type TokenizedText, tokenizeText } from "./tokenized.js";
 import { availableWindows, checkWindowCount, packWindows, type PlacedWindow } from "./windows.js";
 
-/** Windows when no number is given: more of them change the statistics of a weight by less than a percent. */
+/** Windows when no number is given, 100 thousand tokens: llama.cpp found no consistent gain from more (tools/perplexity/README.md). */
 const defaultWindows = 200;
 const defaultContext = 512;
-/** Fewer windows leave the rarer columns of a weight without a value to go by. */
+/** Below this number of windows, 8 thousand tokens, chance has too much of a say in the statistics. */
 const fewWindows = 16;
 /** Passages named one by one; beyond, only their number is. */
 const maxNamed = 10;

@@ -11,7 +11,7 @@ export function evaluationSet(): string {
 
 /**
  * Folder of the calibration set that comes with lapidary: prose, dialogue, mathematics, code, chats, calls of
- * tools and some fifty languages, none of it from the evaluation set.
+ * tools and some ninety languages, none of it from the evaluation set.
  */
 export function calibrationSet(): string {
   return join(packageRoot, "fixtures", "calibration");

@@ -1,24 +1,41 @@
 import { TextError } from "./errors.js";
 import type { TextPiece } from "./modes.js";
-import type { SharedRun, ShingleIndex } from "./shingles.js";
+import { type SharedRun, type ShingleIndex, shingleLength } from "./shingles.js";
 import { pieceStart, type Tokenize, type TokenizedText } from "./tokenized.js";
 
 /** Share of the evaluation text that may stand in the calibration text: stock phrases of licences and templates. */
 export const maxLeak = 0.01;
 
-/** Line of a file on which a token stands; within a chat, the line of the chat. */
-async function lineOf(text: TokenizedText, token: number, tokenize: Tokenize): Promise<number> {
-  const index = text.ends.findIndex((end) => token < end);
+interface PlacedToken {
+  readonly piece: TextPiece;
+  readonly file: string;
+  /** Tokens of the piece in front of it. */
+  readonly before: number;
+}
+
+/**
+ * Where a run begins: what stands before the piece that its first shingle ends in is a blank line between two
+ * documents, which any two have in common.
+ */
+function placeOf(text: TokenizedText, run: number): PlacedToken | null {
+  const index = text.ends.findIndex((end) => run + shingleLength <= end);
   const piece = text.pieces[index];
-  if (piece === undefined) return 1;
-  if (piece.special || piece.file.endsWith(".jsonl")) return piece.line;
-  return piece.line + (await linesBefore(piece, token - pieceStart(text, index), tokenize));
+  if (piece === undefined) return null;
+  return { piece, file: text.files[index] ?? "", before: Math.max(0, run - pieceStart(text, index)) };
+}
+
+/** A place for a message; of a chat, the line that the chat stands on. */
+async function describePlace(place: PlacedToken | null, tokenize: Tokenize): Promise<string> {
+  if (place === null) return "";
+  const { piece, file, before } = place;
+  const whole = piece.special || piece.file.endsWith(".jsonl");
+  return `${file}, line ${piece.line + (whole ? 0 : await linesBefore(piece, before, tokenize))}`;
 }
 
 /**
  * Line ends in front of a token of a piece. Halves the lines in question again and again and tokenizes the
- * first half, so that no text is tokenized twice; a token or two that a cut makes more or less move the
- * answer by a line at most.
+ * first half, so that no text is tokenized twice. A cut may part what was one token, so among very short lines
+ * the answer can be a line off.
  */
 async function linesBefore(piece: TextPiece, token: number, tokenize: Tokenize): Promise<number> {
   const lines = piece.text.split(/(?<=\n)/);
@@ -36,11 +53,6 @@ async function linesBefore(piece: TextPiece, token: number, tokenize: Tokenize):
     }
   }
   return first;
-}
-
-function fileOf(text: TokenizedText, token: number): string {
-  const index = text.ends.findIndex((end) => token < end);
-  return text.files[index] ?? "";
 }
 
 /** The worst run of a source, with the source. */
@@ -64,11 +76,11 @@ export async function refuseLeak(
 ): Promise<void> {
   if (worst === null || index.share <= maxLeak) return;
   const { run, source } = worst;
-  const line = await lineOf(source, run.at, tokenize);
-  const evaluationLine = await lineOf(evaluation, run.of, tokenize);
+  const here = await describePlace(placeOf(source, run.at), tokenize);
+  const there = await describePlace(placeOf(evaluation, run.of), tokenize);
   throw new TextError(
     "text-reused",
-    `${(100 * index.share).toFixed(1)} % of the evaluation text stands in the calibration text, expected at most ${100 * maxLeak} %: ${fileOf(source, run.at)}, line ${line} has ${run.length} tokens of ${fileOf(evaluation, run.of)}, line ${evaluationLine}.`,
+    `${(100 * index.share).toFixed(1)} % of the evaluation text stands in the calibration text, expected at most ${100 * maxLeak} %: ${here} has ${run.length} tokens of ${there}.`,
     {
       exitCode: 2,
       advice:

@@ -14,13 +14,15 @@ export interface NearDuplicate {
 }
 
 /** Characters that are hashed together, so that shared words are no match and shared clauses are. */
-const gramLength = 20;
+const gramLength = 16;
 /** Of so many hashes in a row the least is kept (Schleimer, Wilkerson and Aiken: winnowing). */
-const winnow = 16;
-/** Fewer kept hashes than this, about 120 characters, say too little: headings, closing braces, greetings. */
-const minFingerprints = 12;
+const winnow = 8;
+/** Fewer kept hashes than this, about 90 characters, say too little: headings, closing braces, greetings. */
+const minFingerprints = 16;
 /** Kept hashes of a passage that stand in another text, from which it counts as nearly the same. */
 const sameShare = 0.7;
+/** And of those, the share of the passage that stands in one and the same: phrases of all kinds make no passage. */
+const onePassageShare = 0.3;
 /** Characters from which a passage without blank lines is cut at the next line end. */
 const passageLength = 800;
 /** Characters of a line from which it is cut itself. */
@@ -104,7 +106,7 @@ function fingerprints(text: string): Set<number> {
   return kept;
 }
 
-/** Hash to number, open addressing over typed arrays: 7 million entries of a `Map` take 400 MB, here 128. */
+/** Hash to number, open addressing over typed arrays: 8 bytes a slot, where a `Map` takes several times that. */
 class HashTable {
   #keys = new Int32Array(1024);
   /** Value plus one, 0 for an empty slot. */
@@ -151,7 +153,7 @@ class HashTable {
  * layout and numbers are ignored has been seen before. Works on characters, so that no model is needed and
  * other line ends make no difference.
  *
- * Takes about 2 bytes a character: 128 MiB for a text of 64 MiB.
+ * Takes about 4 bytes a character: 256 MiB for a text of 64 MiB.
  */
 export class PassageIndex {
   readonly #table = new HashTable();
@@ -159,22 +161,22 @@ export class PassageIndex {
 
   /**
    * Takes in the passages of a document that are not nearly the same as an earlier one, and names the others.
+   * Within one chat a repeated passage is a quotation.
    *
    * @param file what the document is called
    */
   add(document: Document, file: string): NearDuplicate[] {
     const duplicates: NearDuplicate[] = [];
+    const fresh: (() => void)[] = [];
     for (const { line, text } of passages(document)) {
       const kept = fingerprints(normalize(text));
       if (kept.size < minFingerprints) continue;
       const of = this.#match(kept);
-      if (of !== null) {
-        duplicates.push({ place: { file, line }, of });
-        continue;
-      }
-      const id = this.#places.push({ file, line }) - 1;
-      for (const hash of kept) this.#table.add(hash, id);
+      if (of !== null) duplicates.push({ place: { file, line }, of });
+      else if (document.kind === "chat") fresh.push(() => this.#insert(kept, { file, line }));
+      else this.#insert(kept, { file, line });
     }
+    for (const insert of fresh) insert();
     return duplicates;
   }
 
@@ -189,6 +191,11 @@ export class PassageIndex {
     return found;
   }
 
+  #insert(kept: ReadonlySet<number>, place: Place): void {
+    const id = this.#places.push(place) - 1;
+    for (const hash of kept) this.#table.add(hash, id);
+  }
+
   /** The passage that most of the known hashes come from, when enough are known. */
   #match(kept: ReadonlySet<number>): Place | null {
     const votes = new Map<number, number>();
@@ -200,7 +207,7 @@ export class PassageIndex {
       votes.set(id, (votes.get(id) ?? 0) + 1);
     }
     if (known < sameShare * kept.size) return null;
-    const [best] = [...votes].reduce((a, b) => (b[1] > a[1] ? b : a));
-    return this.#places[best] ?? null;
+    const [best, count] = [...votes].reduce((a, b) => (b[1] > a[1] ? b : a));
+    return count < onePassageShare * kept.size ? null : (this.#places[best] ?? null);
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Unicode scripts that are counted by name: those of the languages that Gemma is sold for, and of the set
- * that comes with lapidary. Kana and Han of Japanese are counted apart, as Unicode has them.
+ * Unicode scripts that are counted by name: those that languages of many millions of people are written in. Kana and
+ * Han of Japanese are counted apart, as Unicode has them.
  */
 export const scriptNames = [
   "Latin",
@@ -60,7 +60,7 @@ function classify(point: number): number {
  * @returns scripts that occur, by name, most frequent first; scripts without a name of their own under `other`
  */
 export function countScripts(texts: Iterable<string>): Record<string, number> {
-  // One expression after the other costs 1 µs a character; every character is looked up once instead.
+  // A character is held against the expressions once, however often it occurs.
   const classes = new Uint8Array(codePoints);
   const counts = new Float64Array(firstScript + names.length);
   for (const text of texts) {

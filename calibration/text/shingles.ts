@@ -53,7 +53,7 @@ function commonLength(left: Int32Array, a: number, right: Int32Array, b: number,
  * The shingles (runs of 32 tokens) of a text, to find out how much of it stands in other texts, at whatever
  * alignment. Hashes are only where to look; what counts is that the tokens are the same.
  *
- * Takes 12 to 20 bytes a token beside the text: 320 MiB at most for 2^24 tokens.
+ * Takes 12 to 20 bytes a token beside the text: 192 MiB for 2^24 tokens.
  */
 export class ShingleIndex {
   /** Shingles of the text, repeated ones counted each time. */

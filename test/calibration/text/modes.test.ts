@@ -90,6 +90,15 @@ describe("chats", () => {
     for (const { model } of seen) expect(model.endsWith("end.")).toBe(true);
   });
 
+  it("know the line that each passage begins on", () => {
+    const text = Array.from({ length: 200 }, (_, i) => `line ${i + 1} ${"word ".repeat(12)}`).join("\n");
+    const pieces = textPieces([plain(text)], "chat", {
+      render: ({ messages }) => messages[0]?.content.slice("Continue this text:\n\n".length) ?? "",
+    });
+    expect(pieces.length).toBeGreaterThan(3);
+    for (const { text, line } of pieces) expect(text.startsWith(`line ${line} `)).toBe(true);
+  });
+
   it("lose no character of a text without spaces, and cut none in two", () => {
     const unit = fc.constantFrom("字", "🚀", "ก", "a");
     fc.assert(
