@@ -49,12 +49,11 @@ A run that was stopped is continued by the same command, behind the last layer t
 
   async run(): Promise<CalibrateReport> {
     const { args, flags } = await this.parse(Calibrate);
-    const { parseSource } = await import("../calibration/text/sources.js");
     const { calibrate } = await import("../src/pipeline/calibrate.js");
     const report = await calibrate(
       {
         source: args.checkpoint,
-        sources: await Promise.all((flags.calibration ?? ["default"]).map((spec) => parseSource(spec))),
+        sources: flags.calibration ?? ["default"],
         out: flags.out,
         context: flags.context,
         windows: flags.windows,

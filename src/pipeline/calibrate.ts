@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic-file.js";
 import type { CalibrationText } from "../../calibration/text/calibration-text.js";
 import type { TextMode } from "../../calibration/text/modes.js";
-import type { CalibrationSource } from "../../calibration/text/sources.js";
+import { parseSource } from "../../calibration/text/sources.js";
 import type { StatisticsHeader, StatisticsStore } from "../../calibration/statistics/store.js";
 import type { StepStatistics } from "../../calibration/statistics/types.js";
 import type { WalkProgress } from "../../calibration/statistics/walk.js";
@@ -35,7 +35,8 @@ const SEED = 1;
 export interface CalibrateRequest {
   /** Folder of a checkpoint. */
   readonly source: string;
-  readonly sources: readonly CalibrationSource[];
+  /** Texts, each as `PATH`, `PATH=WEIGHT` or `default`. */
+  readonly sources: readonly string[];
   /** Folder for the statistics. */
   readonly out: string;
   readonly context: number;
@@ -146,7 +147,7 @@ export async function calibrate(
   const { startOnnxEngine } = await import("../engines/onnx/engine.js");
   const { sources, context, windows, mode, evaluation, threads } = request;
   const text = await checkpointCalibration(request.source, {
-    sources,
+    sources: sources.map((spec) => parseSource(spec)),
     context,
     windows,
     mode,
@@ -311,7 +312,10 @@ async function summarize(
   return { entries, starved };
 }
 
-function entryOf(name: string, { columns, tokens, sumSquares, experts }: StepStatistics["statistics"][number]) {
+function entryOf(
+  name: string,
+  { columns, tokens, sumSquares, experts }: StepStatistics["statistics"][number],
+) {
   return experts === null
     ? { name, columns, sums: sumSquares, counts: Float32Array.of(tokens) }
     : { name, columns, sums: experts.sumSquares, counts: Float32Array.from(experts.tokens) };
