@@ -41,9 +41,9 @@ function naive(matrix: Float64Array, size: number): { a: Float64Array; d: Float6
   const d = new Float64Array(size);
   for (let j = size - 1; j >= 0; j--) {
     d[j] = m[j * size + j]!;
-    for (let i = 0; i <= j; i++) a[i * size + j] = m[i * size + j]! / d[j];
+    for (let i = 0; i <= j; i++) a[i * size + j] = m[i * size + j]! / d[j]!;
     for (let i = 0; i < j; i++) {
-      const factor = a[i * size + j]! * d[j];
+      const factor = a[i * size + j]! * d[j]!;
       for (let k = 0; k < j; k++) m[i * size + k]! -= factor * a[k * size + j]!;
     }
   }
