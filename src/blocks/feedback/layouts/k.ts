@@ -5,7 +5,16 @@ import { packLevels as packQ6_K } from "../../encode/q6_k.js";
 import { countedFrom, type Layout, storeHalf } from "./layout.js";
 
 /** Q2_K, Q4_K and Q5_K: a scale and a minimum for every group, each in steps of a half. */
-function affine({ bytes, count, top, scaleTop, halves, packScales, scaleLevels, pack }: AffineLayout): Layout {
+function affine({
+  bytes,
+  count,
+  top,
+  scaleTop,
+  halves,
+  packScales,
+  scaleLevels,
+  pack,
+}: AffineLayout): Layout {
   const codes = { lowest: 0, highest: scaleTop };
   return {
     bytes,
