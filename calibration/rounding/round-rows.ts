@@ -2,7 +2,7 @@ import { nbitsRow } from "../../src/blocks/nbits/types.js";
 import { blockType, rowBytes } from "../../src/blocks/table.js";
 import type { TargetType } from "../../src/pool/tiles.js";
 import type { Floats, Products } from "./products.js";
-import { type Factor, PANEL, type Panel, panelsOf } from "./reverse-ldl.js";
+import { type Factor, type Panel, panelsOf } from "./reverse-ldl.js";
 import type { Effort, PanelRounder, RoundedPanel } from "./types.js";
 
 /** The kernels take four rows side by side. */
