@@ -36,9 +36,9 @@ const tensorSchema = z.strictObject({
   damping: z.strictObject({ columns: z.number().positive(), rows: z.number().positive().nullable() }),
   /** Rows that fed back on each other. */
   groupRows: size,
-  /** Under the forms that were rounded by, per weight; see `RoundedMatrix.loss`. */
+  /** tr(E·H·Eᵀ) on the mean over the tokens, under the forms that were rounded by: the squared error of the outputs. */
   loss: z.number().nonnegative(),
-  /** ½ tr(G·E·H·Eᵀ), nats per token, where G is known; null otherwise. */
+  /** ½ tr(G·E·H·Eᵀ), nats per token, under the same forms; null where G is not known. */
   divergence: z.number().nonnegative().nullable(),
   file: z.string().regex(/^[0-9a-f]{16}\.bin$/),
   byteLength: z.int().min(1),

@@ -59,6 +59,8 @@ export class RoundingStore {
   readonly folder: string;
   readonly header: RoundingHeader;
   readonly #tensors: Map<string, RoundedTensor>;
+  /** Lists are written one after the other, so that the last one has all. */
+  #written: Promise<void> = Promise.resolve();
 
   /** Use `makeRoundingStore` or `openRoundingStore`. */
   constructor(folder: string, { formatVersion: _version, tensors, ...header }: RoundingList) {
@@ -212,8 +214,17 @@ export class RoundingStore {
   }
 
   async #writeList(): Promise<void> {
-    const list: RoundingList = { formatVersion: FORMAT_VERSION, ...this.header, tensors: [...this.tensors] };
-    await writeFileAtomic(join(this.folder, LIST), `${JSON.stringify(list)}\n`);
+    const write = async (): Promise<void> => {
+      const list: RoundingList = {
+        formatVersion: FORMAT_VERSION,
+        ...this.header,
+        tensors: [...this.tensors],
+      };
+      await writeFileAtomic(join(this.folder, LIST), `${JSON.stringify(list)}\n`);
+    };
+    const written = this.#written.then(write);
+    this.#written = written.catch(() => {});
+    await written;
   }
 }
 
