@@ -72,6 +72,11 @@ export function blockOf(target: FeedbackTarget): { readonly values: number; read
   return { values: target.block, bytes: (target.block * target.bits) / 8 };
 }
 
+/** The largest magnitude that searches take: NVFP4's scales end at 448 and its levels at 6. */
+export function reachOf(target: FeedbackTarget): number {
+  return target === "NVFP4" ? 2688 : 65504;
+}
+
 /** How a target is called in messages. */
 export function nameOf(target: FeedbackTarget): string {
   return typeof target === "string" ? target : `${target.bits} bits in blocks of ${target.block}`;

@@ -15,16 +15,12 @@ import {
   type FeedbackOutput,
   type FeedbackShape,
   type FeedbackTarget,
+  reachOf,
 } from "./problem.js";
 import { type Engine, roundRows } from "./rows.js";
 import { refitsOf, sweepsOf, trialsOf } from "./trials.js";
 
 const { fround, max, min } = Math;
-
-/** The largest magnitude that searches take: NVFP4's scales end at 448 and its levels at 6. */
-export function reachOf(target: FeedbackTarget): number {
-  return target === "NVFP4" ? 2688 : 65504;
-}
 
 /** Encodes values by the search: `values.length` of them, as many blocks as that makes, with the same importances. */
 function searchBlocks(target: FeedbackTarget, values: Float32Array, importance: Float32Array): Uint8Array {
