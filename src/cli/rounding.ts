@@ -20,6 +20,7 @@ export function describeRounding({ method, tensors }: Rounded, importance: strin
   if (method === null || tensors.every(({ type }) => UNROUNDED.has(type))) return "";
   const weights = importance === null ? "" : `importance from ${basename(importance)}`;
   if (method === "ggml") return `Rounded by ggml's method${weights === "" ? "" : `, ${weights}`}.`;
+  if (method === "gptq") return "Rounded with feedback of errors: least tr(E·H·Eᵀ), H of the inputs on text.";
   return weights === ""
     ? "Rounded by search: least Σ error²."
     : `Rounded by search: least Σ importance · error², ${weights}.`;

@@ -9,7 +9,7 @@ import type { GgufEntry } from "../gemma4/gguf/entries.js";
 import type { Fallback, Overrides } from "../plan/assign.js";
 import { planCheckpoint } from "../plan/checkpoint.js";
 import { planGgufSource } from "../plan/gguf.js";
-import type { Plan, TypeShare } from "../plan/plan.js";
+import type { Plan, PlannedMethod, TypeShare } from "../plan/plan.js";
 import {
   importanceMetadata,
   layoutPlan,
@@ -100,9 +100,10 @@ export interface ConvertedArtifact {
   readonly shares: readonly TypeShare[];
   readonly tensors: readonly TensorRecord[];
   /**
-   * `search`: least Σ importance · (value − stored)², for the types that know a search; `ggml`: as llama-quantize.
+   * `search`: least Σ importance · (value − stored)², for the types that know a search; `ggml`: as llama-quantize;
+   * `gptq`: with feedback of errors, where that is done, else by search.
    */
-  readonly method: Method;
+  readonly method: PlannedMethod;
   /** Path of the importance matrix that weighed the errors, or null. */
   readonly importance: string | null;
   /** Tensors whose method heeds an importance and that the matrix given does not have. */

@@ -53,7 +53,7 @@ export const manifestSchema = z.object({
       type: z.string(),
       plan: z.string(),
       bitsPerWeight: z.number(),
-      method: z.enum(["search", "ggml", "nearest"]).nullable().default(null),
+      method: z.enum(["gptq", "search", "ggml", "nearest"]).nullable().default(null),
       importance: hashedFile.nullable().default(null),
       source,
       tensors: z.array(z.object({ name: z.string(), type: z.string(), ne: z.array(count), bytes: count })),

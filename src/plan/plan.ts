@@ -7,6 +7,7 @@ import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
 import { heeds, withImportance } from "./importance.js";
+import type { RoundedBytes } from "./rounded.js";
 import { findMix, type Mix, type ModelFacts } from "./mixes.js";
 
 /** Values that lie in a file. */
@@ -39,6 +40,12 @@ export interface ModelTensor {
   readonly unused?: boolean;
 }
 
+/**
+ * How values find their places in a plan: by a method of the kernels, or with feedback of the errors of some values into
+ * others (`gptq`), which is done beforehand.
+ */
+export type PlannedMethod = Method | "gptq";
+
 export interface PlannedTensor extends ModelTensor {
   readonly type: BlockTypeName;
   /** Number of values. */
@@ -46,9 +53,11 @@ export interface PlannedTensor extends ModelTensor {
   /** Bytes in the output, without padding. */
   readonly byteLength: number;
   /** How its values find their places; `ggml` too where the type knows no search. */
-  readonly method: Method;
+  readonly method: PlannedMethod;
   /** Importance that the method heeds: a value a column, matrix by matrix. */
   readonly importance?: Float32Array<SharedArrayBuffer>;
+  /** Where its bytes lie already, for the method `gptq`. */
+  readonly rounded?: RoundedBytes;
 }
 
 /** How many tensors and bytes a type takes. */
@@ -75,7 +84,7 @@ export interface Plan {
   /** Most bytes first. */
   readonly shares: readonly TypeShare[];
   /** How values find their places in blocks, where the type leaves a choice. */
-  readonly method: Method;
+  readonly method: PlannedMethod;
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
   /** Tensors whose type heeds an importance and that the matrix does not have. */

@@ -42,6 +42,11 @@ export interface TensorJob {
   readonly method?: Method | NBitsMethod | undefined;
   /** Importance of each column that is read, for one matrix after the other of a stack; then a tile never cuts a row. */
   readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
+  /**
+   * Where the bytes of each output lie already, in the order of `outputs`: then they are copied, and nothing is read
+   * of the input or converted.
+   */
+  readonly copies?: readonly JobOutput[] | undefined;
 }
 
 /** A run of values of one job, handled at once. */
@@ -71,12 +76,15 @@ function pieces(type: NBitsType, row: number): number[] {
   return type.zeroPoints ? [codes, scales, zeroPoints] : [codes, scales];
 }
 
+/** What of a job says where its bytes lie. */
+type RangeJob = Pick<TensorJob, "target" | "row" | "outputs">;
+
 /**
  * The bytes of a tile in each output of its job, in the order of `outputs`.
  *
  * @param tile one of the job's tiles, or all of its values
  */
-export function rangesOf(job: TensorJob, { first, values }: Pick<Tile, "first" | "values">): OutputRange[] {
+export function rangesOf(job: RangeJob, { first, values }: Pick<Tile, "first" | "values">): OutputRange[] {
   const { target, row, outputs } = job;
   const sizes =
     typeof target === "string"
@@ -88,16 +96,36 @@ export function rangesOf(job: TensorJob, { first, values }: Pick<Tile, "first" |
   });
 }
 
+/** Bytes that are read for a tile: its values, or what they were made to already. */
+export function bytesRead(
+  job: RangeJob & Pick<TensorJob, "source" | "copies">,
+  tile: Pick<Tile, "first" | "values">,
+): number {
+  if (job.copies === undefined) return rowBytes(job.source, tile.values);
+  return rangesOf({ ...job, outputs: job.copies }, tile).reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 /** What no caller may ask for: other bytes than those of the tensor would be read or written. */
-function checkJob({ name, row, inputRow = row, inputColumn = 0, outputs, target }: TensorJob): void {
+function checkJob({
+  name,
+  row,
+  inputRow = row,
+  inputColumn = 0,
+  outputs,
+  copies = outputs,
+  target,
+}: TensorJob): void {
   if (!(inputColumn >= 0 && inputColumn + row <= inputRow)) {
     throw new RangeError(
       `tensor ${name} has rows of ${inputRow} values, and ${row} from ${inputColumn} on are to be read`,
     );
   }
   const expected = typeof target === "string" ? 1 : pieces(target, row).length;
-  if (outputs.length !== expected)
-    throw new RangeError(`tensor ${name} has ${outputs.length} outputs, expected ${expected}`);
+  if (outputs.length !== expected || copies.length !== expected) {
+    throw new RangeError(
+      `tensor ${name} has ${outputs.length} outputs of ${copies.length}, expected ${expected}`,
+    );
+  }
 }
 
 /** Whether a job reads only some columns of its input. */

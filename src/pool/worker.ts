@@ -1,5 +1,6 @@
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
+import { joinChecksums } from "../blocks/kernels/checksums.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
 import { bfloatToFloat, halfToFloat } from "../blocks/floats.js";
 import { rowBytes } from "../blocks/table.js";
@@ -11,7 +12,15 @@ import {
   type WorkerMessage,
   type WorkerOrder,
 } from "./control.js";
-import { isStrided, rangesOf, type TensorJob, type Tile, Tiling } from "./tiles.js";
+import {
+  bytesRead,
+  isStrided,
+  type JobOutput,
+  rangesOf,
+  type TensorJob,
+  type Tile,
+  Tiling,
+} from "./tiles.js";
 
 /** Ends the work of this thread with a reason that the main thread turns into an error. */
 class Failure extends Error {
@@ -102,6 +111,7 @@ class TileWorker {
   #work(tile: Tile): FinishedTile {
     const job = this.#order.jobs[tile.job];
     if (job === undefined) throw new RangeError(`there is no job ${tile.job}`);
+    if (job.copies !== undefined) return this.#copy(job, tile, job.copies);
     this.#readTile(job, tile);
     const bad = this.#convert(job, tile);
     if (bad >= 0) throw this.#refused(tile, job.source, bad);
@@ -116,7 +126,22 @@ class TileWorker {
       this.#write(tile.job, path, offset, output);
       bytesWritten += bytes;
     }
-    return { bytesRead: rowBytes(job.source, tile.values), bytesWritten, checksum };
+    return { bytesRead: bytesRead(job, tile), bytesWritten, checksum };
+  }
+
+  /** Copies what was made before, one output after the other. */
+  #copy(job: TensorJob, tile: Tile, copies: readonly JobOutput[]): FinishedTile {
+    const from = rangesOf({ ...job, outputs: copies }, tile);
+    const checksums: number[] = [];
+    for (const [index, { path, offset, bytes }] of rangesOf(job, tile).entries()) {
+      const source = from[index]!;
+      this.#read(tile.job, source.path, source.offset, 0, bytes);
+      checksums.push(this.#kernels.checksumOf(bytes));
+      this.#write(tile.job, path, offset, this.#kernels.input.subarray(0, bytes));
+    }
+    const bytes = bytesRead(job, tile);
+    const checksum = typeof job.target === "string" ? checksums[0]! : joinChecksums(checksums);
+    return { bytesRead: bytes, bytesWritten: bytes, checksum };
   }
 
   /** Fills the input of the kernels. */

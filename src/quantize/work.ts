@@ -2,8 +2,7 @@ import { createHash } from "node:crypto";
 import { resolve } from "node:path";
 import type { OutputFiles, PlannedFile } from "../../formats/output-files.js";
 import { packageVersion } from "../base/paths.js";
-import { rowBytes } from "../blocks/table.js";
-import { rangesOf, type TensorJob } from "../pool/tiles.js";
+import { bytesRead, rangesOf, type TensorJob } from "../pool/tiles.js";
 import { identify, type JournalSubject } from "./journal.js";
 
 /** Where a piece of a tensor goes. */
@@ -55,7 +54,8 @@ export interface Work {
 
 /** Bytes of a tensor that are read. */
 export function readBytes(tensor: WorkTensor): number {
-  return tensor.kind === "stored" ? rowBytes(tensor.source, tensor.row * tensor.rows) : 0;
+  if (tensor.kind === "generated") return 0;
+  return bytesRead({ ...tensor, outputs: [] }, { first: 0, values: tensor.row * tensor.rows });
 }
 
 /** What a tensor takes in each of its places. */
@@ -96,7 +96,11 @@ export function jobOf({ places, ...job }: StoredTensor, { parts }: OutputFiles):
 
 /** The files that work reads. */
 export function inputPaths({ tensors }: Work): string[] {
-  return [...new Set(tensors.flatMap((tensor) => (tensor.kind === "stored" ? [resolve(tensor.input)] : [])))];
+  const paths = tensors.flatMap((tensor) => {
+    if (tensor.kind === "generated") return [];
+    return tensor.copies === undefined ? [tensor.input] : tensor.copies.map(({ path }) => path);
+  });
+  return [...new Set(paths.map((path) => resolve(path)))];
 }
 
 /** What a journal of the work begins with. */

@@ -1,26 +1,15 @@
-import { type GridName, grid } from "../decode/grids.js";
 import { BlockError } from "../errors.js";
 import { checkNBits, type NBitsMethod, nbitsRow, type NBitsType } from "../nbits/types.js";
 import { blockType, blockTypes, rowBytes } from "../table.js";
 import type { BlockTypeName, Method } from "../types.js";
 import { joinChecksums } from "./checksums.js";
+import { placeTables, tablesOf, type TableMaker } from "./tables.js";
 
 /** Types that the kernels read and write. */
 const sources: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
 const targets: ReadonlySet<BlockTypeName> = new Set(
   blockTypes.map(({ name }) => name).filter((name) => !/^I\d|^F64/.test(name)),
 );
-
-/** The lattices of the types that are searched on one. */
-const lattices: ReadonlyMap<BlockTypeName, GridName> = new Map([
-  ["IQ1_S", "iq1s"],
-  ["IQ1_M", "iq1s"],
-  ["IQ2_XXS", "iq2xxs"],
-  ["IQ2_XS", "iq2xs"],
-  ["IQ2_S", "iq2s"],
-  ["IQ3_XXS", "iq3xxs"],
-  ["IQ3_S", "iq3s"],
-]);
 
 /** Types that heed an importance in ggml's method. */
 const weighted: ReadonlySet<BlockTypeName> = new Set(
@@ -69,12 +58,10 @@ function align(at: number): number {
 }
 
 /** What the compiled module exports (assembly/index.ts). */
-interface Exports {
+interface Exports extends TableMaker {
   readonly memory: WebAssembly.Memory;
   readonly problem: WebAssembly.Global;
   base(): number;
-  tableBytes(target: number): number;
-  makeTables(target: number, at: number): void;
   checksum(at: number, length: number): number;
   convert(
     source: number,
@@ -311,13 +298,9 @@ export class Kernels {
 
   /** Makes the tables of a type that is searched on a lattice, once. */
   #prepare(target: BlockTypeName): void {
-    const name = lattices.get(target);
-    if (name === undefined || this.#prepared.has(target)) return;
+    if (tablesOf(target) === undefined || this.#prepared.has(target)) return;
     const { id } = blockType(target);
-    const points = grid(name);
-    const at = this.#grow(this.#exports.tableBytes(id));
-    new Int8Array(this.#exports.memory.buffer, at, points.length).set(points);
-    this.#exports.makeTables(id, at);
+    placeTables(this.#exports, target, this.#grow(this.#exports.tableBytes(id)));
     this.#prepared.add(target);
   }
 

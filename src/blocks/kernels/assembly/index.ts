@@ -11,6 +11,17 @@ import { q8_0 } from "./q8_0";
 import { rows } from "./rows";
 
 export { checksum } from "./checksum";
+export {
+  feedbackBegin,
+  feedbackEnd,
+  feedbackLanes,
+  feedbackPrepare,
+  feedbackRound,
+  feedbackSearch,
+  feedbackSearchNBits,
+  feedbackSettings,
+  feedbackTake,
+} from "./feedback/index";
 export { problem } from "./problem";
 
 /** First byte that is free for the input and output of conversions. */

@@ -28,7 +28,7 @@ const NVFP4_LIMIT: i32 = 0x45280001;
 const Q5_1: i32 = 7;
 
 /** Mean square of a row, summed in float32 in the order of the values as ggml does. */
-function meanSquare<S>(input: usize, row: i32): f32 {
+export function meanSquare<S>(input: usize, row: i32): f32 {
   let sum: f32 = 0;
   for (let i = 0; i < row; i++) {
     const x = float<S>(input + <usize>i * sizeof<S>());
