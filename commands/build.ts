@@ -3,7 +3,7 @@ import { LapidaryCommand } from "../src/cli/command.js";
 import { outputFlags, outputOptions } from "../src/cli/flags.js";
 import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import { chunks, context, gateFlags, gatesOf, text, textMode } from "../src/cli/measure-flags.js";
-import { onnxFlags, onnxOptions } from "../src/cli/onnx-flags.js";
+import { onnxFlags, onnxMethod, onnxOptions } from "../src/cli/onnx-flags.js";
 import { LapidaryError } from "../src/base/errors.js";
 import type { BuildReport } from "../src/pipeline/build.js";
 
@@ -140,7 +140,7 @@ A build that was broken off goes on where it stopped when it is started again. F
               ...onnxOptions(flags),
               layout: "transformers.js",
               tensorTypes: asked.gguf ? [] : (flags["tensor-type"] ?? []),
-              method: flags.method === "ggml" ? "nearest" : flags.method,
+              method: onnxMethod(flags.method === "ggml" ? "nearest" : flags.method),
               imatrix: flags.imatrix,
             }
           : null,

@@ -1,8 +1,7 @@
 import { Args, Flags } from "@oclif/core";
-import { LapidaryError } from "../src/base/errors.js";
 import { LapidaryCommand } from "../src/cli/command.js";
 import { convertFlags, outputOptions } from "../src/cli/flags.js";
-import { checkFormat, onnxFlags, onnxOptions } from "../src/cli/onnx-flags.js";
+import { checkFormat, onnxFlags, onnxMethod, onnxOptions } from "../src/cli/onnx-flags.js";
 import { typeFlags, typeOptions } from "../src/cli/type-flags.js";
 import type { ConvertedArtifact } from "../src/pipeline/convert.js";
 import type { ExportReport } from "../src/pipeline/export.js";
@@ -66,15 +65,6 @@ A run that was stopped is continued by the same command; finished tensors are ch
     const { args, flags } = await this.parse(Convert);
     if (flags.to === "onnx") {
       checkFormat("onnx", flags, GGUF_FLAGS);
-      if (flags.method === "ggml") {
-        throw new LapidaryError(
-          "bad-flag",
-          "--method ggml: ONNX has no such method; expected search or nearest.",
-          {
-            exitCode: 2,
-          },
-        );
-      }
       const { exportOnnx } = await import("../src/pipeline/export.js");
       const report = await exportOnnx(
         {
@@ -82,7 +72,7 @@ A run that was stopped is continued by the same command; finished tensors are ch
           out: flags.out,
           ...onnxOptions(flags),
           tensorTypes: flags["tensor-type"] ?? [],
-          method: flags.method,
+          method: onnxMethod(flags.method),
           imatrix: flags.imatrix,
           threads: flags.threads,
           memory: flags.memory,

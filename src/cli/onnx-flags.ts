@@ -86,3 +86,17 @@ export function checkFormat(
     advice: `Leave it out, or write ${format === "gguf" ? "--to onnx" : "--to gguf"}.`,
   });
 }
+
+/**
+ * The method of a flag that other formats share.
+ *
+ * @throws LapidaryError for a method that is not for ONNX
+ */
+export function onnxMethod(method: string | undefined): "search" | "nearest" | undefined {
+  if (method === undefined || method === "search" || method === "nearest") return method;
+  throw new LapidaryError(
+    "bad-flag",
+    `--method ${method}: ONNX has no such method; expected search or nearest.`,
+    { exitCode: 2 },
+  );
+}

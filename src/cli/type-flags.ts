@@ -61,11 +61,26 @@ export function typeFlags(ways: string[] = ["type", "recipe"]) {
     }),
     method: Flags.option({
       description:
-        "how values find their places in blocks: by a search for the least Σ importance · error²; for GGUF also byte for byte as llama-quantize (ggml), for ONNX also by rounding to the nearest",
-      options: ["search", "ggml", "nearest"] as const,
+        "how values find their places in blocks: by a search for the least Σ importance · error²; with the errors of some made up for by others (gptq), which needs --statistics; for GGUF also byte for byte as llama-quantize (ggml), for ONNX also by rounding to the nearest",
+      options: ["gptq", "search", "ggml", "nearest"] as const,
       // No default: a recipe has a say where the flag is not given.
-      defaultHelp: async () => "search",
+      defaultHelp: async () => "search, with statistics gptq",
     })(),
+    statistics: Flags.string({
+      description:
+        "folder that calibrate has made: what matrices are rounded by, and the importance of columns",
+      helpValue: "DIR",
+    }),
+    effort: Flags.integer({
+      description: "gptq: 0 feedback alone, 1 scales are fitted again, 2 codes too",
+      min: 0,
+      max: 2,
+      defaultHelp: async () => "2",
+    }),
+    sequential: Flags.boolean({
+      description:
+        "gptq: round each layer by what the rounded layers before it give; runs the text once more",
+    }),
     "tensor-type": Flags.custom<{ pattern: string; type: string }>({
       description:
         "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
@@ -97,7 +112,10 @@ interface TypeValues {
   readonly type: readonly string[] | undefined;
   readonly recipe: string | undefined;
   readonly imatrix: string | undefined;
-  readonly method: "search" | "ggml" | "nearest" | undefined;
+  readonly method: "gptq" | "search" | "ggml" | "nearest" | undefined;
+  readonly statistics: string | undefined;
+  readonly effort: number | undefined;
+  readonly sequential: boolean;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
@@ -109,9 +127,30 @@ interface TypeValues {
   readonly "split-max-size": number | undefined;
 }
 
+/**
+ * How matrices are rounded with feedback; undefined where they are not.
+ *
+ * @throws LapidaryError for flags that need one another
+ */
+function feedbackOf({ method, statistics, effort, sequential }: TypeValues): ConvertRequest["feedback"] {
+  if (statistics !== undefined && (method === undefined || method === "gptq")) {
+    return { statistics, effort: (effort ?? 2) as 0 | 1 | 2, sequential };
+  }
+  const lonely = sequential ? "--sequential" : effort === undefined ? undefined : "--effort";
+  if (method !== "gptq" && lonely === undefined && statistics === undefined) return undefined;
+  if (method === "gptq" || lonely !== undefined) {
+    throw new LapidaryError(
+      "bad-flag",
+      `${method === "gptq" ? "--method gptq" : lonely} needs --statistics, the folder that calibrate has made${method === "gptq" || method === undefined ? "" : ", and --method gptq"}.`,
+      { exitCode: 2 },
+    );
+  }
+  return undefined;
+}
+
 type TypeOptions = Pick<
   ConvertRequest,
-  "types" | "name" | "imatrix" | "method" | "typeNames" | "keepUnusedKv" | "keepSplit"
+  "types" | "name" | "imatrix" | "method" | "feedback" | "typeNames" | "keepUnusedKv" | "keepSplit"
 >;
 
 /**
@@ -131,7 +170,8 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
   }
   const options = {
     imatrix: flags.imatrix,
-    method: flags.method,
+    method: flags.method === "gptq" ? "search" : flags.method,
+    feedback: feedbackOf(flags),
     typeNames: {
       tensorTypes: flags["tensor-type"] ?? [],
       output: flags["output-type"],

@@ -18,16 +18,14 @@ import { hashFiles, type HashedFile } from "./hash.js";
 import { readConfigJson } from "./package-files.js";
 import type { Reporter } from "./progress.js";
 import { type CheckpointSource, openSource } from "./source.js";
+import { statisticsFolders } from "./statistics-folders.js";
 
-/** Parts of a folder of statistics. */
-const INPUTS = "inputs";
-const GRADIENTS = "gradients";
-const IMATRIX = "imatrix.gguf";
+/** File with what was calibrated on. */
 const SUMMARY = "calibration.json";
 
 /** The share of the memory that states between layers, and moments, may take; the rest is the runtime's. */
-const STATE_SHARE = 1 / 4;
-const MOMENT_SHARE = 1 / 2;
+export const STATE_SHARE = 1 / 4;
+export const MOMENT_SHARE = 1 / 2;
 /** Tokens drawn from the model's distribution are the same in every run. */
 const SEED = 1;
 
@@ -77,15 +75,6 @@ export interface CalibrateReport {
   readonly starved: readonly StarvedExpert[];
   /** Of this run; steps that were there already cost nothing. */
   readonly seconds: number;
-}
-
-/** Where the parts of statistics lie. */
-export function statisticsFolders(folder: string) {
-  return {
-    inputs: join(folder, INPUTS),
-    gradients: join(folder, GRADIENTS),
-    imatrix: join(folder, IMATRIX),
-  };
 }
 
 /** What ONNX Runtime reads a checkpoint by. */
@@ -163,6 +152,7 @@ export async function calibrate(
     const run = { request, source, parts, text, checkpoint, engine, reporter, signal };
     const inputs = await walkInputs(run);
     if (request.depth === "gradients") await walkGradients(run);
+    await writeWindows(request.out, text);
     const { entries, starved } = await summarize(source, inputs);
     const { imatrix } = statisticsFolders(request.out);
     const { writeImatrix } = await import("../../formats/imatrix/write.js");
@@ -203,6 +193,13 @@ export async function calibrate(
 
 function countTokens({ windows }: CalibrationText): number {
   return windows.reduce((sum, { tokens }) => sum + tokens.length, 0);
+}
+
+/** Keeps the windows one after the other, as 32-bit token ids: the sequential order of rounding runs them again. */
+async function writeWindows(folder: string, { windows, context }: CalibrationText): Promise<void> {
+  const all = new Int32Array(windows.length * context);
+  for (const [index, { tokens }] of windows.entries()) all.set(tokens, index * context);
+  await writeFileAtomic(statisticsFolders(folder).windows, new Uint8Array(all.buffer));
 }
 
 /** What both ways through the model need. */

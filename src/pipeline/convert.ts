@@ -25,6 +25,8 @@ import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
 import { folderMetadata } from "./metadata.js";
 import type { Reporter } from "./progress.js";
+import { statisticsFolders } from "./statistics-folders.js";
+import type { FeedbackOptions } from "./round.js";
 import {
   type CheckpointSource,
   type GgufSource,
@@ -58,6 +60,8 @@ export interface TypeOptions {
   readonly imatrix?: string | undefined;
   /** How values find their places in blocks; `search` when left out. */
   readonly method?: Method | undefined;
+  /** Rounds matrices with feedback of errors, after the method was found for all others. */
+  readonly feedback?: FeedbackOptions | undefined;
 }
 
 export interface ConvertRequest extends TypeOptions {
@@ -289,10 +293,11 @@ class Vouching {
   }
 }
 
-async function importanceOf({ imatrix }: ConvertRequest): Promise<ImportanceMatrix | undefined> {
-  if (imatrix === undefined) return undefined;
+/** The importance matrix that is named, or the one that belongs to the statistics. */
+async function importanceOf({ imatrix, feedback }: ConvertRequest): Promise<ImportanceMatrix | undefined> {
+  if (imatrix === undefined && feedback === undefined) return undefined;
   const { readImportance } = await import("../../formats/imatrix/read.js");
-  return readImportance(imatrix);
+  return readImportance(imatrix ?? statisticsFolders(feedback!.statistics).imatrix);
 }
 
 /** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
@@ -326,6 +331,44 @@ export async function convert(
   signal: AbortSignal,
 ): Promise<ConvertedArtifact[]> {
   return convertAnd(request, reporter, signal, { settle: async (artifacts) => artifacts });
+}
+
+/**
+ * Rounds with feedback what is to be, before the first byte of a file is written: a tensor is kept with the statistics
+ * until then, and a run that was stopped goes on behind the last one.
+ */
+async function roundJobs(
+  source: ModelSource,
+  jobs: readonly Job[],
+  request: ConvertRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<Job[]> {
+  const { feedback, threads, memory, dryRun, force, redo } = request;
+  if (feedback === undefined) return [...jobs];
+  if (source.kind !== "checkpoint") {
+    throw new PipelineError("bad-flag", `--method gptq: ${request.source} is a GGUF file.`, {
+      exitCode: 2,
+      advice: "Rounding with feedback reads the folder of a checkpoint: use lapidary convert.",
+    });
+  }
+  const { prepareRounding } = await import("./round.js");
+  const rounded: Job[] = [];
+  for (const job of jobs) {
+    const prepared = await prepareRounding(
+      source,
+      job.plan,
+      { ...feedback, threads, memory },
+      reporter,
+      signal,
+    );
+    if (prepared.open && !dryRun) {
+      await checkOutput(job.output, force || redo !== undefined);
+      await prepared.run(reporter, signal);
+    }
+    rounded.push({ ...job, plan: prepared.plan() });
+  }
+  return rounded;
 }
 
 /** A job that was looked at, with nothing written yet. */
@@ -389,7 +432,7 @@ export async function convertAnd<T>(
   { later, before, settle }: ConvertSteps<T>,
 ): Promise<T> {
   const source = await openSource(request.source);
-  const jobs = await planJobs(source, request);
+  const jobs = await roundJobs(source, await planJobs(source, request), request, reporter, signal);
   const { forgetRun, runPlan } = await import("../quantize/quantize.js");
   const vouching = new Vouching(source, signal);
   const surveyed: SurveyedJob[] = [];

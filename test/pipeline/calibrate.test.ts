@@ -6,9 +6,10 @@ import { openStore } from "../../calibration/statistics/store.js";
 import { curvatureOf } from "../../calibration/statistics/curvature.js";
 import { readImportance } from "../../formats/imatrix/read.js";
 import { packageRoot } from "../../src/base/paths.js";
-import { calibrate, type CalibrateRequest, statisticsFolders } from "../../src/pipeline/calibrate.js";
+import { calibrate, type CalibrateRequest } from "../../src/pipeline/calibrate.js";
 import { compareImatrices } from "../../src/pipeline/imatrix.js";
 import { type Progress, silent } from "../../src/pipeline/progress.js";
+import { statisticsFolders } from "../../src/pipeline/statistics-folders.js";
 
 const nano = join(packageRoot, "fixtures", "nano-e");
 const text = join(packageRoot, "fixtures", "text", "calibration.txt");
@@ -65,7 +66,7 @@ it("keeps moments, gradients and an importance matrix near llama-imatrix's", asy
 
   // A twentieth of the text that llama-imatrix saw: near it, and not the same.
   const { tensors } = await compareImatrices(imatrix, reference);
-  const alike = tensors.filter(({ likeness }) => likeness !== null && likeness.correlation > 0.6);
+  const alike = tensors.filter(({ likeness }) => (likeness?.correlation ?? 0) > 0.6);
   expect(alike).toHaveLength(32);
   const matrix = await readImportance(imatrix);
   expect(matrix).toMatchObject({ chunks: 20, chunkTokens: 256, datasets: [text] });
@@ -76,7 +77,8 @@ it("goes on behind the last whole step, and ends with the same numbers", async (
   const stop = new AbortController();
   const stopping = {
     ...silent,
-    progress: ({ done, unit }: Progress) => void (unit === "steps" && done > 3 && stop.abort(new Error("enough"))),
+    progress: ({ done, unit }: Progress) =>
+      void (unit === "steps" && done > 3 && stop.abort(new Error("enough"))),
   };
   await expect(calibrate(asked, stopping, stop.signal)).rejects.toThrow();
   const { inputs, imatrix } = statisticsFolders(asked.out);
