@@ -3,8 +3,8 @@ import type { CheckpointParts } from "../../src/gemma4/graph/files.js";
 import { BackwardWalk } from "./backward.js";
 import { StatisticsError } from "./errors.js";
 import { rowsName } from "./gradient-probe.js";
+import type { MomentOptions, WalkProgress } from "./options.js";
 import type { InputStatistics, Moments, StepStatistics } from "./types.js";
-import type { MomentOptions, WalkProgress } from "./walk.js";
 
 export interface CurvatureOptions {
   readonly engine: OnnxEngine;
