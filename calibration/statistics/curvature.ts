@@ -39,8 +39,8 @@ export interface CurvatureOptions {
  * rows, under the names of `rowsName`: of g, and of |g| · x. See `curvatureOf` for what they are good for. Of the output
  * matrix there are no moments of g: they would be as large as the vocabulary, squared.
  *
- * @throws StatisticsError, EngineError with the runtime's own reason, OnnxError for layers with experts, OutputError
- *   for the scratch folder, and the signal's reason
+ * @throws StatisticsError, EngineError with the runtime's own reason, OutputError for the scratch folder, and the
+ *   signal's reason
  */
 export async function* walkBack(options: CurvatureOptions): AsyncGenerator<StepStatistics, void> {
   const walk = new BackwardWalk(options);

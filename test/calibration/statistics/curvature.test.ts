@@ -215,13 +215,10 @@ describe("walking back", () => {
     await expect(walk(small, { signal })).rejects.toThrow("enough");
   });
 
-  it("refuses windows that predict nothing, and loops that it cannot go through", async () => {
+  it("refuses windows that predict nothing", async () => {
     await expect(walk(small, { windows: [Int32Array.of(2)] })).rejects.toThrow(
       "window 0 has 1 tokens, expected two or more",
     );
-    const experts = join(scratchFolder(), "experts");
-    await makeCheckpoint(experts, { kind: "moe" });
-    await expect(walk(experts)).rejects.toThrow('Loop "layers.1.experts.sum" has no rule for its gradient.');
   });
 });
 

@@ -102,6 +102,7 @@ function along(
 
 const kinds: readonly (readonly [string, CheckpointOptions])[] = [
   ["an E-like checkpoint, with shared keys and wide MLPs", { kind: "e", layers: 6, shards: 2 }],
+  ["a mixture of experts", { kind: "moe" }],
   ["a dense one with k = v and an output matrix of its own", { kind: "dense", dtype: "F32", head: true }],
 ];
 
