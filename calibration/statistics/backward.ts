@@ -1,5 +1,6 @@
 import type { Feed, TensorValue } from "../../src/engines/onnx/types.js";
 import { gradientOf, HEAD, laterGradientOf } from "../../src/gemma4/graph/backward.js";
+import { expertsInUse } from "../../src/gemma4/graph/feed-forward.js";
 import {
   checkpointGradient,
   checkpointStep,
@@ -153,7 +154,7 @@ export class BackwardWalk {
     const demands = products
       .flatMap(({ gradients, inputs }) => (head ? [inputs] : [gradients, inputs]))
       .filter(({ weights }) => wanted(weights))
-      .map(({ name, columns }) => ({ input: name, columns, count: 1 }));
+      .map(({ name, columns, experts }) => ({ input: name, columns, count: Math.max(1, experts) }));
     return planMoments(demands, { ...moments, lengths: new Set(windows.map(({ length }) => length)) });
   }
 
@@ -227,11 +228,13 @@ export class BackwardWalk {
     const states = this.#states.at(-1)!;
     const gradients = this.#gradients!;
     const source = sourceLayer(this.#config, layer);
+    const inUse = sums.some(({ input }) => input.experts > 0) ? expertsInUse(layer.index) : "";
     const handed = await this.#handedBack(source ?? layer);
     const fetch = [
       gradientOf(STEP.states),
       ...(source === null ? [] : handed.map(([name]) => gradientOf(name))),
       ...sums.flatMap(({ outputs }) => outputs),
+      ...(inUse === "" ? [] : [inUse]),
     ];
     for (const [number, batch] of this.#batches.entries()) {
       await this.#timed(this.steps + index, number, async () => {
@@ -252,7 +255,7 @@ export class BackwardWalk {
         if (source !== null) {
           for (const [name, later] of handed) await later.write(number, floatsOf(found, gradientOf(name)));
         }
-        for (const each of sums) each.add(found, batch.tokens - windows, "");
+        for (const each of sums) each.add(found, batch.tokens - windows, inUse);
       });
     }
     this.#states.pop();
