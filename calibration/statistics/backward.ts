@@ -23,7 +23,8 @@ import { PREPACK_RUNS } from "./walker.js";
 
 /**
  * Tokens that run at once: a layer and the way back through it hold about ten values for each value of its widest
- * part, which at 21,504 columns (31B) are 1.8 GB.
+ * part, which at 21,504 columns (31B) are 1.8 GB. On the way back, attention has five values for each head and pair of
+ * tokens of a window: at 32 heads and windows of 2,048 tokens 2.7 GB.
  */
 const BATCH_TOKENS = 2048;
 

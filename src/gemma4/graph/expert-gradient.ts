@@ -44,8 +44,9 @@ function bodyAgain(place: Place, body: GraphProto): ExpertBody {
   }
   const own = new Set([...body.input.map(({ name }) => name), ...body.node.flatMap(({ output }) => output)]);
   const renamed = (name: string): string => (own.has(name) ? `${name}${AGAIN}` : name);
+  const goesOn = body.output[0]?.name;
   const nodes = body.node
-    .filter((node) => node !== last && node.opType !== "Identity")
+    .filter((node) => node !== last && node.output[0] !== goesOn)
     .map((node) => ({
       ...node,
       name: `${node.name ?? ""}${AGAIN}`,
