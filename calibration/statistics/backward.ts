@@ -1,5 +1,6 @@
 import type { Feed, TensorValue } from "../../src/engines/onnx/types.js";
 import { gradientOf, HEAD, laterGradientOf } from "../../src/gemma4/graph/backward.js";
+import { expertsInUse } from "../../src/gemma4/graph/feed-forward.js";
 import {
   checkpointGradient,
   checkpointStep,
@@ -18,18 +19,17 @@ import { type MomentPlan, planMoments } from "./moments.js";
 import { StateRoom, type States } from "./states.js";
 import { InputSums } from "./sums.js";
 import type { StepStatistics } from "./types.js";
+import { PREPACK_RUNS } from "./walker.js";
 
 /**
  * Tokens that run at once: a layer and the way back through it hold about ten values for each value of its widest
- * part, which at 21,504 columns (31B) are 1.8 GB.
+ * part, which at 21,504 columns (31B) are 1.8 GB. On the way back, attention has five values for each head and pair of
+ * tokens of a window: at 32 heads and windows of 2,048 tokens 2.7 GB.
  */
 const BATCH_TOKENS = 2048;
 
 /** Values of the size of the logits at a time: logits before and behind the soft cap, probabilities, sums, gradients. */
 const LOGIT_COPIES = 6;
-
-/** From so many runs on it pays to copy weights into the order that the runtime's kernels like. */
-const PREPACK_RUNS = 4;
 
 type Fetched = Record<string, TensorValue>;
 
@@ -155,7 +155,7 @@ export class BackwardWalk {
     const demands = products
       .flatMap(({ gradients, inputs }) => (head ? [inputs] : [gradients, inputs]))
       .filter(({ weights }) => wanted(weights))
-      .map(({ name, columns }) => ({ input: name, columns, count: 1 }));
+      .map(({ name, columns, experts }) => ({ input: name, columns, count: Math.max(1, experts) }));
     return planMoments(demands, { ...moments, lengths: new Set(windows.map(({ length }) => length)) });
   }
 
@@ -229,11 +229,13 @@ export class BackwardWalk {
     const states = this.#states.at(-1)!;
     const gradients = this.#gradients!;
     const source = sourceLayer(this.#config, layer);
+    const inUse = sums.some(({ input }) => input.experts > 0) ? expertsInUse(layer.index) : "";
     const handed = await this.#handedBack(source ?? layer);
     const fetch = [
       gradientOf(STEP.states),
       ...(source === null ? [] : handed.map(([name]) => gradientOf(name))),
       ...sums.flatMap(({ outputs }) => outputs),
+      ...(inUse === "" ? [] : [inUse]),
     ];
     for (const [number, batch] of this.#batches.entries()) {
       await this.#timed(this.steps + index, number, async () => {
@@ -254,7 +256,7 @@ export class BackwardWalk {
         if (source !== null) {
           for (const [name, later] of handed) await later.write(number, floatsOf(found, gradientOf(name)));
         }
-        for (const each of sums) each.add(found, batch.tokens - windows, "");
+        for (const each of sums) each.add(found, batch.tokens - windows, inUse);
       });
     }
     this.#states.pop();

@@ -3,8 +3,8 @@ import type { CheckpointParts } from "../../src/gemma4/graph/files.js";
 import { BackwardWalk } from "./backward.js";
 import { StatisticsError } from "./errors.js";
 import { rowsName } from "./gradient-probe.js";
-import type { InputStatistics, Moments, StepStatistics } from "./types.js";
 import type { MomentOptions, WalkProgress } from "./options.js";
+import type { InputStatistics, Moments, StepStatistics } from "./types.js";
 
 export interface CurvatureOptions {
   readonly engine: OnnxEngine;
@@ -39,8 +39,8 @@ export interface CurvatureOptions {
  * rows, under the names of `rowsName`: of g, and of |g| · x. See `curvatureOf` for what they are good for. Of the output
  * matrix there are no moments of g: they would be as large as the vocabulary, squared.
  *
- * @throws StatisticsError, EngineError with the runtime's own reason, OnnxError for layers with experts, OutputError
- *   for the scratch folder, and the signal's reason
+ * @throws StatisticsError, EngineError with the runtime's own reason, OutputError for the scratch folder, and the
+ *   signal's reason
  */
 export async function* walkBack(options: CurvatureOptions): AsyncGenerator<StepStatistics, void> {
   const walk = new BackwardWalk(options);
@@ -78,26 +78,40 @@ export interface Curvature {
  * projection of per-layer embeddings each layer has its own rows.
  *
  * @param weight name of the matrix without the prefix
+ * @param expert which matrix of a stack: its G is small where few tokens are routed to it, as its errors count for few
  * @throws StatisticsError `no-gradients` when all gradients are zero
  */
-export function curvatureOf(step: StepStatistics, weight: string): Curvature | undefined {
+export function curvatureOf(step: StepStatistics, weight: string, expert?: number): Curvature | undefined {
   const find = (kind: "gradients" | "inputs"): InputStatistics | undefined => {
     const name = rowsName(kind, { weight });
     return step.statistics.find(({ input }) => input === name || input.startsWith(`${name}:`));
   };
-  const [gradients, inputs] = [find("gradients"), find("inputs")];
+  const [gradients, inputs] = [find("gradients"), find("inputs")].map((each) => each && rowsOf(each, expert));
   if (gradients === undefined || inputs === undefined) return undefined;
+  // Of what is routed to experts, the rows are not all tokens.
+  const tokens = Math.max(...step.statistics.map((each) => (each.experts === null ? each.tokens : 0)));
   const total = gradients.sumSquares.reduce((sum, value) => sum + value, 0);
   if (!(total > 0)) {
-    throw new StatisticsError("no-gradients", `all gradients of ${weight} are zero on this text`);
+    const what = expert === undefined ? weight : `expert ${expert} of ${weight}`;
+    throw new StatisticsError("no-gradients", `all gradients of ${what} are zero on this text`);
   }
   const firstRow = Number(gradients.input.slice(rowsName("gradients", { weight }).length + 1));
   return {
     firstRow,
-    gradients: scaled(gradients, total / gradients.tokens),
-    gradientSquares: gradients.sumSquares.map((value) => value / gradients.tokens),
+    gradients: scaled(gradients, total / tokens),
+    gradientSquares: gradients.sumSquares.map((value) => value / tokens),
     inputs: scaled(inputs, sumOf(inputs.sumSquares) / total),
     inputSquares: inputs.sumSquares.map((value) => value / total),
+  };
+}
+
+/** Statistics of all rows, or of those that went to an expert. */
+function rowsOf({ input, columns, sumSquares, moments, experts }: InputStatistics, expert?: number) {
+  if (experts === null || expert === undefined) return { input, sumSquares, moments };
+  return {
+    input,
+    sumSquares: experts.sumSquares.subarray(expert * columns, (expert + 1) * columns),
+    moments: experts.moments?.[expert] ?? null,
   };
 }
 
@@ -106,7 +120,7 @@ function sumOf(values: Float64Array): number {
 }
 
 /** Moments with a given trace: where only some rows were looked at, they stand for all. */
-function scaled({ moments }: InputStatistics, trace: number): Moments | null {
+function scaled({ moments }: Pick<InputStatistics, "moments">, trace: number): Moments | null {
   if (moments === null) return null;
   const { columns, values } = moments;
   let own = 0;

@@ -1,9 +1,11 @@
 import { attr } from "../../formats/onnx/build.js";
 import type { GradientProbe } from "../../src/gemma4/graph/backward.js";
+import type { GraphBuilder } from "../../src/gemma4/graph/builder.js";
+import type { ProductGradient } from "../../src/gemma4/graph/expert-gradient.js";
 import type { MatrixProduct } from "../../src/gemma4/graph/context.js";
 import type { MatrixInput } from "./inputs.js";
 import type { MomentPlan } from "./moments.js";
-import { rowStatistics } from "./probe.js";
+import { expertSums, rowStatistics } from "./probe.js";
 
 /** The two kinds of rows that are looked at: gradients, and inputs each times the length of its gradient. */
 export interface ProductRows {
@@ -22,47 +24,57 @@ export function rowsName(
 /** What is looked at of a product. */
 function productRows({ weight, rows }: MatrixProduct): ProductRows {
   const [out, columns] = [rows?.count ?? weight.shape.at(-2)!, weight.shape.at(-1)!];
+  const experts = weight.shape.length === 3 ? weight.shape[0]! : 0;
   const of = (kind: keyof ProductRows, width: number): MatrixInput => ({
     name: rowsName(kind, { weight: weight.name, rows }),
     weights: [weight],
     columns: width,
-    experts: 0,
+    experts,
   });
   return { gradients: of("gradients", out), inputs: of("inputs", columns) };
 }
 
 /** A probe that adds nothing and notes the products of a step. */
 export function notingGradientProbe(products: ProductRows[]): GradientProbe {
-  return (_builder, product) => {
+  const note = (product: MatrixProduct): [] => {
     products.push(productRows(product));
     return [];
   };
+  return { product: (_builder, product) => note(product), expert: (_builder, product) => note(product) };
+}
+
+/** Both kinds of rows of a product, [rows, columns] each. */
+function bothRows(
+  builder: GraphBuilder,
+  product: ProductGradient,
+): readonly (readonly [input: MatrixInput, value: string])[] {
+  const { gradients, inputs } = productRows(product);
+  const flat = (input: MatrixInput, value: string): string =>
+    builder.add("Reshape", `${input.name}/all`, [value, builder.integers([-1, input.columns])]);
+  const g = flat(gradients, product.gradient);
+  const name = `${gradients.name}/lengths`;
+  const squares = builder.add("Mul", `${name}.squares`, [g, g]);
+  const sum = builder.add("ReduceSum", `${name}.squared`, [squares, builder.integers([1])], {
+    keepdims: attr.int(1),
+  });
+  const lengths = builder.add("Sqrt", name, [sum]);
+  const x = builder.add("Mul", `${inputs.name}/weighted`, [flat(inputs, product.x), lengths]);
+  return [
+    [gradients, g],
+    [inputs, x],
+  ];
 }
 
 /** Sums over the rows of every product, so that the rows never leave the runtime. */
 export function gradientStatisticsProbe(plans: ReadonlyMap<string, MomentPlan>): GradientProbe {
-  return (builder, product, batch) => {
-    const { gradients, inputs } = productRows(product);
-    const flat = (input: MatrixInput, value: string): string =>
-      builder.add("Reshape", `${input.name}/all`, [value, builder.integers([-1, input.columns])]);
-    const g = flat(gradients, product.gradient);
-    const squares = builder.add("Mul", `${gradients.name}/squares.all`, [g, g]);
-    const sum = builder.add(
-      "ReduceSum",
-      `${gradients.name}/lengths.squared`,
-      [squares, builder.integers([1])],
-      {
-        keepdims: attr.int(1),
-      },
-    );
-    const lengths = builder.add("Sqrt", `${gradients.name}/lengths`, [sum]);
-    const x = builder.add("Mul", `${inputs.name}/weighted`, [flat(inputs, product.x), lengths]);
-    const rows = [
-      [gradients, g],
-      [inputs, x],
-    ] as const;
-    return rows.flatMap(([input, value]) =>
-      rowStatistics(builder, input, { value, batch, plan: plans.get(input.name) }),
-    );
+  return {
+    product: (builder, product, batch) =>
+      bothRows(builder, product).flatMap(([input, value]) =>
+        rowStatistics(builder, input, { value, batch, plan: plans.get(input.name) }),
+      ),
+    expert: (builder, product) =>
+      bothRows(builder, product).flatMap(([input, value]) =>
+        expertSums(builder, input, value, plans.get(input.name)),
+      ),
   };
 }

@@ -157,7 +157,7 @@ function products(
 }
 
 /** Inside of the loop, where the names of values are those of one turn. */
-function expertSums(
+export function expertSums(
   builder: GraphBuilder,
   { name, columns }: MatrixInput,
   x: string,

@@ -17,7 +17,7 @@ import { InputSums } from "./sums.js";
 import type { StepStatistics } from "./types.js";
 
 /** From so many runs on it pays to copy weights into the order that the runtime's kernels like. */
-const PREPACK_RUNS = 4;
+export const PREPACK_RUNS = 4;
 
 /** A step of a side that is open in the runtime. */
 interface OpenStep {

@@ -3,7 +3,9 @@ import { addGradients } from "../../../formats/onnx/gradient/gradient.js";
 import type { ValueInfoProto } from "../../../formats/onnx/types.js";
 import type { LayerConfig } from "../types.js";
 import { GraphBuilder } from "./builder.js";
-import { GraphContext, type GraphOptions, type MatrixProduct } from "./context.js";
+import { expertLoopRule, type ProductGradient } from "./expert-gradient.js";
+import { expertsInUse } from "./feed-forward.js";
+import { type Collected, GraphContext, type GraphOptions, type MatrixProduct } from "./context.js";
 import {
   BATCH,
   type EmbedOptions,
@@ -34,22 +36,17 @@ export function laterGradientOf(value: string): string {
   return `${value}.later_gradient`;
 }
 
-/** A product with a matrix, and the gradient of what it gives. */
-export interface ProductGradient extends MatrixProduct {
-  /** Name of the gradient of y, of its shape. */
-  readonly gradient: string;
+/** Looks at products with matrices and at the gradients of what they give. */
+export interface GradientProbe {
+  /**
+   * Adds outputs for a product.
+   *
+   * @param batch name of the shape [batch]
+   */
+  product(builder: GraphBuilder, product: ProductGradient, batch: string): readonly ValueInfoProto[];
+  /** Adds values for a product with an expert's matrix to the loop over experts; see `GraphOptions.collect`. */
+  expert(builder: GraphBuilder, product: ProductGradient): readonly Collected[];
 }
-
-/**
- * Adds outputs for a product.
- *
- * @param batch name of the shape [batch]
- */
-export type GradientProbe = (
-  builder: GraphBuilder,
-  product: ProductGradient,
-  batch: string,
-) => readonly ValueInfoProto[];
 
 interface BackwardParts {
   readonly options: GraphOptions;
@@ -62,28 +59,42 @@ interface BackwardParts {
   readonly probe: GradientProbe;
 }
 
+/** Whether a product is with one matrix of a stack, as each expert has one. */
+function ofStack({ weight }: MatrixProduct): boolean {
+  return weight.shape.length === 3;
+}
+
 /** Builds a step and the way back through it. Returns what the probe adds as outputs. */
 function backward({ options, build, begin, wanted, probe }: BackwardParts) {
   const builder = new GraphBuilder();
-  const products: MatrixProduct[] = [];
+  const all: MatrixProduct[] = [];
   const ctx = new GraphContext(builder, {
     ...options,
     multiplied: (product) => {
-      products.push(product);
+      all.push(product);
     },
   });
   const batch = build(ctx);
   const nodes = [...builder.nodes];
+  const [products, stacked] = [all.filter((each) => !ofStack(each)), all.filter(ofStack)];
+  const collected: Collected[] = [];
+  const collect = (inner: GraphBuilder, product: ProductGradient): readonly Collected[] => {
+    const own = probe.expert(inner, product);
+    collected.push(...own);
+    return own;
+  };
   const gradients = addGradients(builder, {
     nodes,
     incoming: begin(builder),
     wanted: [...wanted, ...products.map(({ y }) => y)],
+    rules: new Map([["Loop", expertLoopRule({ builder, products: stacked, collect })]]),
   });
   for (const value of wanted) builder.add("Identity", gradientOf(value), [gradients.get(value)!]);
   const outputs = products.flatMap((product) =>
-    probe(builder, { ...product, gradient: gradients.get(product.y)! }, batch),
+    probe.product(builder, { ...product, gradient: gradients.get(product.y)! }, batch),
   );
-  return { builder, outputs };
+  const ofExperts = collected.map(({ name, type, dims }) => valueInfo(name, type, ["in_use", ...dims]));
+  return { builder, outputs: [...outputs, ...ofExperts] };
 }
 
 function names({ key, value }: { readonly key: string; readonly value: string }): [string, string] {
@@ -95,8 +106,8 @@ function names({ key, value }: { readonly key: string; readonly value: string })
  *
  * Inputs: those of `layerStep`, and by `laterGradientOf` the gradients of `STEP.next`, and of `sharedNames` of a layer
  * that shares keys and values or is the source of those: as far as they come from later layers. Outputs: by
- * `gradientOf` that of `STEP.states`, and of `sharedNames` of the source with this layer's part added; and what the
- * probe adds.
+ * `gradientOf` that of `STEP.states`, and of `sharedNames` of the source with this layer's part added; `expertsInUse`
+ * of a layer that has experts; and what the probe adds.
  */
 export function layerGradient(
   options: EmbedOptions,
@@ -127,7 +138,11 @@ export function layerGradient(
     `gradients of layer ${layer.index}`,
     builder,
     [...layerInputs(config, layer), ...gradients(incoming, laterGradientOf)],
-    [...gradients(wanted, gradientOf), ...outputs],
+    [
+      ...gradients(wanted, gradientOf),
+      ...(config.experts === null ? [] : [valueInfo(expertsInUse(layer.index), "INT64", ["in_use"])]),
+      ...outputs,
+    ],
   );
 }
 

@@ -29,7 +29,7 @@ export interface Collected {
   readonly dims: readonly number[];
 }
 
-/** A product of rows with a matrix: y = x · Wᵀ. */
+/** A product of rows with a matrix, or with one of a stack of them: y = x · Wᵀ. */
 export interface MatrixProduct {
   readonly weight: Weight;
   /** Those rows of the matrix that are multiplied; undefined for all. */
@@ -49,7 +49,7 @@ export interface GraphOptions {
   /** Attribute of every MatMulNBits: 0 computes with single precision, 4 rounds activations to 8 bits. */
   readonly accuracyLevel: number;
   readonly observe?: (observed: Observed) => void;
-  /** Is told of every product with a matrix of floats outside of loops. */
+  /** Is told of every product with a matrix of floats; in the loop over experts, of that with one of a stack. */
   readonly multiplied?: (product: MatrixProduct) => void;
   /**
    * Adds values to the loop over the experts of a layer, which it has for each expert that is in use.

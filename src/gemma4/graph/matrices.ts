@@ -200,7 +200,9 @@ export function linearOf(ctx: GraphContext, weight: Weight, x: string, index: st
     builder.add("Gather", at, [tensor, index], { axis: attr.int(0) });
   if (form.kind === "float") {
     const matrix = pick(floatTensor(ctx, weight, form, {}), `${name}.own`);
-    return floatProduct(ctx, matrix, form, { x, columns, outer: undefined, name });
+    const y = floatProduct(ctx, matrix, form, { x, columns, outer: undefined, name });
+    ctx.options.multiplied?.({ weight, rows: undefined, x, y });
+    return y;
   }
   const stored = nbitsTensors(ctx, weight, form, {}, false);
   const scales = pick(stored.scales, `${name}.scales`);

@@ -35,7 +35,7 @@ let small: string;
 beforeAll(async () => {
   engine = await startOnnxEngine();
   small = join(scratchFolder(), "small");
-  const text = { sliding_window: 8, intermediate_size: 320, head_dim: 16, global_head_dim: 32 };
+  const text = { sliding_window: 8, intermediate_size: 96, head_dim: 16, global_head_dim: 32 };
   await makeCheckpoint(small, { kind: "e", layers: 4, hidden: 64, spread: trainedSpread, text });
 });
 afterAll(async () => {
@@ -66,7 +66,7 @@ async function walk(folder: string, options: Partial<CurvatureOptions> = {}): Pr
 }
 
 /** Gives the rows themselves: [rows, columns] of the gradients and of what a matrix reads. */
-const rawRows: GradientProbe = (builder, { weight, rows, x, gradient }) => {
+const rawRows: GradientProbe["product"] = (builder, { weight, rows, x, gradient }) => {
   const widths = { g: rows?.count ?? weight.shape.at(-2)!, x: weight.shape.at(-1)! };
   const at = `${weight.name}${rows === undefined ? "" : `:${rows.first}`}`;
   return (
@@ -83,6 +83,32 @@ const rawRows: GradientProbe = (builder, { weight, rows, x, gradient }) => {
   );
 };
 
+/** Σ g² and Σ |g|²·x² of each expert. */
+const expertSquares: GradientProbe["expert"] = (builder, { weight, x, gradient }) => {
+  const square = (name: string, value: string): string =>
+    builder.add("Mul", `${weight.name}.${name}`, [value, value]);
+  const sum = (name: string, value: string, axis: number): string =>
+    builder.add("ReduceSum", `${weight.name}.${name}`, [value, builder.integers([axis])]);
+  const ofGradients = square("g2", gradient);
+  const lengths = sum("lengths", ofGradients, 1);
+  const weighted = builder.add("Mul", `${weight.name}.weighted`, [square("x2", x), lengths]);
+  const [, out = 0, columns = 0] = weight.shape;
+  return [
+    {
+      name: `squares:gradients:${weight.name}`,
+      value: sum("g2.sum", ofGradients, 0),
+      type: "FLOAT",
+      dims: [1, out],
+    },
+    {
+      name: `squares:inputs:${weight.name}`,
+      value: sum("weighted.sum", weighted, 0),
+      type: "FLOAT",
+      dims: [1, columns],
+    },
+  ];
+};
+
 interface PlainRows {
   readonly g: Float64Array[];
   readonly x: Float64Array[];
@@ -92,7 +118,10 @@ interface PlainRows {
 async function plainRows(): Promise<Map<string, PlainRows>> {
   const all = new Map<string, PlainRows>();
   for (const window of windows) {
-    for (const [key, tensor] of await goBack(await partsOf(small), window, rawRows)) {
+    for (const [key, tensor] of await goBack(await partsOf(small), window, {
+      product: rawRows,
+      expert: () => [],
+    })) {
       const [kind = "", name = ""] = key.split("@");
       const own = all.get(name) ?? { g: [], x: [] };
       all.set(name, own);
@@ -215,13 +244,50 @@ describe("walking back", () => {
     await expect(walk(small, { signal })).rejects.toThrow("enough");
   });
 
-  it("refuses windows that predict nothing, and loops that it cannot go through", async () => {
+  it("sums what the gradients of each expert give", async () => {
+    const folder = join(scratchFolder(), "experts");
+    const text = { sliding_window: 8, moe_intermediate_size: 96, intermediate_size: 96 };
+    await makeCheckpoint(folder, { kind: "moe", hidden: 64, spread: trainedSpread, text });
+    const [window] = windows as [Int32Array];
+    const steps = await walk(folder, { windows: [window], labels: "text" });
+    const squares = await goBack(await partsOf(folder), window, { product: () => [], expert: expertSquares });
+    const errors: [name: string, error: number][] = [];
+    for (const { layer, statistics } of steps) {
+      for (const { input, columns, experts } of statistics) {
+        if (experts === null) continue;
+        const inUse = squares.get(`layers.${layer}.experts.in_use`)!.data as BigInt64Array;
+        const expected = squares.get(`squares:${input}`)!.data as Float32Array;
+        expect(experts.tokens.reduce((sum, count) => sum + count, 0)).toBe(2 * window.length);
+        for (const [turn, id] of inUse.entries()) {
+          const expert = Number(id);
+          const own = expected.subarray(turn * columns, (turn + 1) * columns);
+          const part = [expert * columns, (expert + 1) * columns] as const;
+          errors.push([`${input} ${expert}`, relativeError(experts.sumSquares.subarray(...part), own)]);
+          const { values, blockWidth } = experts.moments![expert]!;
+          expect(blockWidth).toBe(columns);
+          const diagonal = Array.from(own, (_, column) => values[column * (columns + 1)]!);
+          errors.push([`${input} ${expert}: moments`, relativeError(diagonal, own)]);
+        }
+      }
+      if (layer === null) continue;
+      const weight = `layers.${layer}.experts.down_proj`;
+      const busiest = Number((squares.get(`layers.${layer}.experts.in_use`)!.data as BigInt64Array)[0]);
+      const { gradientSquares, gradients } = curvatureOf(steps[steps.length - 1 - layer]!, weight, busiest)!;
+      const trace = gradientSquares.reduce((sum, value) => sum + value, 0);
+      const own = statistics.find(({ input }) => input === `gradients:${weight}`)!.experts!.sumSquares;
+      const size = gradientSquares.length;
+      const sum = own.subarray(busiest * size, (busiest + 1) * size).reduce((all, value) => all + value, 0);
+      expect(trace).toBeCloseTo(sum / (window.length - 1), 10);
+      expect(gradients!.columns).toBe(size);
+    }
+    expect(errors.length).toBeGreaterThan(30);
+    expect(errors.filter(([, error]) => !(error < 1e-4))).toEqual([]);
+  });
+
+  it("refuses windows that predict nothing", async () => {
     await expect(walk(small, { windows: [Int32Array.of(2)] })).rejects.toThrow(
       "window 0 has 1 tokens, expected two or more",
     );
-    const experts = join(scratchFolder(), "experts");
-    await makeCheckpoint(experts, { kind: "moe" });
-    await expect(walk(experts)).rejects.toThrow('Loop "layers.1.experts.sum" has no rule for its gradient.');
   });
 });
 

@@ -3,6 +3,9 @@ import { Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { attr, valueInfo } from "../../../formats/onnx/build.js";
 import { type GradientProbe, HEAD } from "../../../src/gemma4/graph/backward.js";
+import type { GraphBuilder } from "../../../src/gemma4/graph/builder.js";
+import type { ProductGradient } from "../../../src/gemma4/graph/expert-gradient.js";
+import { expertsInUse } from "../../../src/gemma4/graph/feed-forward.js";
 import { checkpointGradient, type CheckpointParts } from "../../../src/gemma4/graph/files.js";
 import { STEP } from "../../../src/gemma4/graph/steps.js";
 import { headWeight, listWeights, parameterCount } from "../../../src/gemma4/weights.js";
@@ -25,14 +28,25 @@ const text = { sliding_window: WINDOW, intermediate_size: 96, head_dim: 16, glob
 const TOLERANCE = 1e-4;
 
 /** Gives Σ g · xᵀ, which is the gradient of the matrix, under the name of the weight and its first row. */
-const matrixGradients: GradientProbe = (builder, { weight, rows, x, gradient }) => {
+function matrixGradient(builder: GraphBuilder, { weight, rows, x, gradient }: ProductGradient) {
   const [out, columns] = [rows?.count ?? weight.shape.at(-2)!, weight.shape.at(-1)!];
   const flat = (name: string, value: string, width: number): string =>
     builder.add("Reshape", `${weight.name}.${name}`, [value, builder.integers([-1, width])]);
   const name = `${weight.name}@${rows?.first ?? 0}`;
   const product = [flat("g", gradient, out), flat("x", x, columns)];
-  return [valueInfo(builder.add("Gemm", name, product, { transA: attr.int(1) }), "FLOAT", [out, columns])];
+  const value = builder.add("Gemm", `${name}.sum`, product, { transA: attr.int(1) });
+  return { name, value, type: "FLOAT" as const, dims: [out, columns] };
+}
+
+const matrixGradients: GradientProbe = {
+  product: (builder, product) => {
+    const { name, value, dims } = matrixGradient(builder, product);
+    return [valueInfo(builder.add("Identity", name, [value]), "FLOAT", dims)];
+  },
+  expert: (builder, product) => [matrixGradient(builder, product)],
 };
+
+const nothing: GradientProbe = { product: () => [], expert: () => [] };
 
 /** Gradients of all matrices of −Σ log p(token) over all tokens but the first. */
 async function gradientsOf(parts: CheckpointParts, tokens: Int32Array): Promise<Map<string, Float64Array>> {
@@ -40,11 +54,22 @@ async function gradientsOf(parts: CheckpointParts, tokens: Int32Array): Promise<
   const listed = new Map(
     [...listWeights(parts.config), headWeight(parts.config)].map((each) => [each.name, each]),
   );
-  for (const [name, tensor] of await goBack(parts, tokens, matrixGradients)) {
+  const found = await goBack(parts, tokens, matrixGradients);
+  for (const [name, tensor] of found) {
     const [weight = "", row] = name.split("@");
-    const own = listed.get(weight)!;
+    const own = listed.get(weight);
+    if (own === undefined) continue;
     const whole = gradients.get(weight) ?? new Float64Array(parameterCount(own));
-    whole.set(tensor.data as Float32Array, Number(row) * own.shape.at(-1)!);
+    const values = tensor.data as Float32Array;
+    if (own.shape.length === 3) {
+      const size = own.shape[1]! * own.shape[2]!;
+      const inUse = found.get(expertsInUse(own.layer!))!.data as BigInt64Array;
+      for (const [turn, expert] of inUse.entries()) {
+        whole.set(values.subarray(turn * size, (turn + 1) * size), Number(expert) * size);
+      }
+    } else {
+      whole.set(values, Number(row) * own.shape.at(-1)!);
+    }
     gradients.set(weight, whole);
   }
   return gradients;
@@ -102,6 +127,7 @@ function along(
 
 const kinds: readonly (readonly [string, CheckpointOptions])[] = [
   ["an E-like checkpoint, with shared keys and wide MLPs", { kind: "e", layers: 6, shards: 2 }],
+  ["a mixture of experts", { kind: "moe" }],
   ["a dense one with k = v and an output matrix of its own", { kind: "dense", dtype: "F32", head: true }],
 ];
 
@@ -144,7 +170,7 @@ describe("labels", () => {
       [STEP.states]: new Tensor("float32", x, [1, 3, hidden]),
       [HEAD.draws]: new Tensor("float32", draws, [1, 3]),
     };
-    const found = await run(await checkpointGradient(parts, "head", "drawn", () => []), tensors);
+    const found = await run(await checkpointGradient(parts, "head", "drawn", nothing), tensors);
     const labels = Array.from(found[HEAD.drawn]!.data as BigInt64Array, Number);
     const rows = { rows: 3, columns: hidden, values: Float64Array.from(x) };
     const normed = rmsNorm(rows, model.weights.get("norm.weight")!, rmsEpsilon);
