@@ -6,6 +6,7 @@
 import type { Grid } from "./grid.js";
 import { allowedOffset, allowedScale, type Group, groupOf, levelOf, valueOf } from "./levels.js";
 import type { Metric } from "./metric.js";
+import { EIGHT, placeEight } from "./points.js";
 import type { Trial } from "./trials.js";
 
 const { fround, max, min } = Math;
@@ -80,6 +81,7 @@ function roundGroup(
   grid: Grid,
   { factor, pivots, width }: Metric,
   group: Group,
+  shiftCode: number,
   first: number,
   values: Float32Array,
   targets: Float32Array,
@@ -91,7 +93,12 @@ function roundGroup(
   const misses = new Float32Array(size);
   let loss = 0;
   for (let j = 0; j < size; j++) {
-    levels[j] = levelOf(grid, group, fed[j]!);
+    if (grid.points === undefined) {
+      levels[j] = levelOf(grid, group, fed[j]!);
+    } else if (j % EIGHT === 0) {
+      const own = pivots.subarray(first + j, first + j + EIGHT);
+      levels.set(placeEight(grid.points, group, shiftCode, fed.subarray(j, j + EIGHT), own), j);
+    }
     stored[j] = valueOf(group, levels[j]!);
     misses[j] = fed[j]! - stored[j]!;
     loss = fround(loss + fround(fround(pivots[first + j]! * misses[j]!) * misses[j]!));
@@ -136,7 +143,7 @@ export function attempt(
         numbers.scaleCode,
         numbers.offsetCode,
       );
-      const rounded = roundGroup(grid, metric, group, first, values, targets);
+      const rounded = roundGroup(grid, metric, group, numbers.offsetCode, first, values, targets);
       if (best !== undefined && !(rounded.loss < best.loss)) continue;
       best = rounded;
       ({ scale, offset, zero } = numbers);

@@ -87,7 +87,7 @@ function moveCodes(grid: Grid, metric: Metric, row: Row, misses: Float32Array, o
     let best = code;
     let change = 0;
     let most = 0;
-    for (const step of [-1, 1]) {
+    for (const step of grid.points ? [-2 * range.lowest, 2 * range.lowest] : [-1, 1]) {
       codes[g] = max(range.lowest, min(range.highest, code + step));
       const tried = fround(amountOf() - amount);
       const gain = gainOf(tried, product, square);
@@ -137,7 +137,7 @@ function moveHalves(grid: Grid, metric: Metric, row: Row, misses: Float32Array):
 /** Descends for some sweeps; `misses` (V of the row) are kept up to date but for rounding. */
 export function descend(grid: Grid, metric: Metric, row: Row, misses: Float32Array, sweeps: number): void {
   for (let sweep = 0; sweep < sweeps; sweep++) {
-    moveLevels(grid, metric, row, misses);
+    if (grid.points === undefined) moveLevels(grid, metric, row, misses);
     moveCodes(grid, metric, row, misses, "scale");
     moveCodes(grid, metric, row, misses, "offset");
     moveHalves(grid, metric, row, misses);
