@@ -79,7 +79,7 @@ interface Rounded {
 
 function roundGroup(
   grid: Grid,
-  { factor, pivots, width }: Metric,
+  { factor, pivots, eights, width }: Metric,
   group: Group,
   shiftCode: number,
   first: number,
@@ -96,8 +96,15 @@ function roundGroup(
     if (grid.points === undefined) {
       levels[j] = levelOf(grid, group, fed[j]!);
     } else if (j % EIGHT === 0) {
-      const own = pivots.subarray(first + j, first + j + EIGHT);
-      levels.set(placeEight(grid.points, group, shiftCode, fed.subarray(j, j + EIGHT), own), j);
+      const own = eights.subarray(first + j, first + j + EIGHT);
+      const wanted = fed.slice(j, j + EIGHT);
+      for (let a = 0; a < EIGHT; a++) {
+        const rest = fround(values[j + a]! - wanted[a]!);
+        for (let b = a + 1; b < EIGHT; b++) {
+          wanted[b]! += fround(rest * factor[(first + j + a) * width + first + j + b]!);
+        }
+      }
+      levels.set(placeEight(grid.points, group, shiftCode, wanted, own), j);
     }
     stored[j] = valueOf(group, levels[j]!);
     misses[j] = fed[j]! - stored[j]!;
