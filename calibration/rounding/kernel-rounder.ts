@@ -1,35 +1,33 @@
-import type { FeedbackOutput } from "../../src/blocks/feedback/problem.js";
-import { roundWithFeedback } from "../../src/blocks/feedback/reference.js";
-import type { TargetType } from "../../src/pool/tiles.js";
+import { FeedbackKernels } from "../../src/blocks/kernels/feedback-kernels.js";
 import type { PanelProblem, PanelRounder, RoundedPanel } from "./types.js";
 
-/** What a reader needs of what the kernels give. */
-export function outputsOf(target: TargetType, { blocks, scales, zeroPoints }: FeedbackOutput): Uint8Array[] {
-  if (typeof target === "string") return [blocks];
-  return target.zeroPoints ? [blocks, scales, zeroPoints] : [blocks, scales];
-}
+/** Rounds pieces by the kernels, in a memory of its own. */
+export class KernelRounder implements PanelRounder {
+  readonly #kernels: FeedbackKernels;
 
-/** Rounds pieces by the plain statement of the method. */
-export class ReferenceRounder implements PanelRounder {
+  /** @param module from `compileKernels` */
+  constructor(module: WebAssembly.Module) {
+    this.#kernels = new FeedbackKernels(module);
+  }
+
+  /** What it gives is valid until the next call. */
   round(problem: PanelProblem): RoundedPanel {
     const { target, rows, width, effort, rowFactor, rowFeedback } = problem;
-    const output = roundWithFeedback(
-      target,
-      { rows, width, effort, rowFeedback: rowFactor !== null },
-      {
-        values: problem.values,
-        carried: problem.columnFeedback,
-        added: rowFeedback ?? new Float32Array(rows * width),
-        factor: problem.columnFactor,
-        pivots: problem.pivots,
-        rowFactor: rowFactor ?? new Float32Array(rows * rows),
-      },
-    );
-    return {
-      outputs: outputsOf(target, output),
-      stored: output.stored,
-      products: output.errors,
-      losses: output.losses,
-    };
+    const input = this.#kernels.open(target, { rows, width, effort, rowFeedback: rowFactor !== null });
+    input.values.set(problem.values);
+    input.carried.set(problem.columnFeedback);
+    if (rowFeedback === null) input.added.fill(0);
+    else input.added.set(rowFeedback);
+    input.factor.set(problem.columnFactor);
+    input.pivots.set(problem.pivots);
+    if (rowFactor !== null) input.rowFactor.set(rowFactor);
+    const { blocks, scales, zeroPoints, stored, errors, losses } = this.#kernels.round();
+    const outputs =
+      typeof target === "string"
+        ? [blocks]
+        : target.zeroPoints
+          ? [blocks, scales, zeroPoints]
+          : [blocks, scales];
+    return { outputs, stored, products: errors, losses };
   }
 }

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { createAtomicFile } from "../../src/base/atomic-file.js";
 import type { BoundWeight } from "../../src/gemma4/bind.js";
 import { HEAD_NAME } from "../../src/gemma4/weights.js";
-import type { TargetType } from "../../src/pool/tiles.js";
+import { FeedbackKernels } from "../../src/blocks/kernels/feedback-kernels.js";
+import { type TargetType, targetName } from "../../src/pool/tiles.js";
 import type { StatisticsHeader, StatisticsStore } from "../statistics/store.js";
 import type { InputStatistics, Moments, StepStatistics } from "../statistics/types.js";
 import type { LayerStep, Replacement } from "../statistics/walk.js";
@@ -58,13 +59,15 @@ export interface RoundingProgress {
 
 export interface RoundingOptions {
   /**
-   * Statistics of the inputs, in the order in which the model reads its weights. Steps of a walk in the sequential
-   * order get what was rounded in return, so that the next ones read what the rounded layers give.
+   * Statistics of the inputs: of a folder, or a walk. In the sequential order the latter gets what was rounded in
+   * return, so that the next steps read what the rounded layers give.
    */
   readonly steps: AsyncIterable<StepStatistics | LayerStep>;
   /** From `bindCheckpoint`. */
   readonly weights: readonly BoundWeight[];
   readonly shards: readonly { readonly path: string }[];
+  /** Whether steps get what was rounded in return. */
+  readonly order: "parallel" | "sequential";
   readonly requests: readonly RoundingRequest[];
   readonly store: RoundingStore;
   readonly threads: number;
@@ -97,7 +100,7 @@ export function statisticsIdentity({ checkpoint, text, method, steps }: Statisti
  * Rounds tensors with feedback into a store, input by input. Tensors that are in the store already are left as they
  * are.
  *
- * @throws RoundingError `unknown-weight` and `no-moments` for a tensor that cannot be rounded like that,
+ * @throws RoundingError `unknown-weight`, `no-feedback` and `no-moments` for a tensor that cannot be rounded like that,
  *   `memory-too-small`, `non-finite`, `input-truncated`, `rounding-damaged`; EngineError, OutputError; the signal's
  *   reason after an abort
  */
@@ -145,6 +148,7 @@ class Run {
     let total = 0;
     for (const request of options.requests) {
       const { weight } = this.#boundOf(request.tensor);
+      checkTarget(request);
       const isHead = tied && weight.role === "embedding";
       const name = isHead ? HEAD_NAME : request.tensor;
       this.#open.set(name, [...(this.#open.get(name) ?? []), request]);
@@ -169,7 +173,7 @@ class Run {
       await this.#roundInput(input, open, this.#options.memory - bytes);
       for (const request of requests) this.#note(request);
       for (const name of input.weights) this.#open.delete(name);
-      if ("replace" in step && step.kind === "layer") {
+      if (this.#options.order === "sequential" && step.kind === "layer") {
         for (const request of requests) replaced.set(request.tensor, await this.#decoded(request));
       }
     }
@@ -349,6 +353,18 @@ class Run {
     this.#files.push(path);
     return { path };
   }
+}
+
+function checkTarget({ tensor, target }: RoundingRequest): void {
+  if (FeedbackKernels.supports(target)) return;
+  throw new RoundingError(
+    "no-feedback",
+    `${tensor} is to be rounded to ${targetName(target)} with feedback, for which there is none.`,
+    {
+      exitCode: 2,
+      advice: "Choose a block type of few bits.",
+    },
+  );
 }
 
 function byteLengthOf({ target }: RoundingRequest, { weight }: BoundWeight): number {

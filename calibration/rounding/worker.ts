@@ -7,7 +7,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { LapidaryError } from "../../src/base/errors.js";
 import { Gate, Stopped } from "../../src/engines/onnx/gate.js";
 import { loadRuntime, type Runtime } from "../../src/engines/onnx/runtime.js";
-import { ReferenceRounder } from "./kernel-rounder.js";
+import { KernelRounder } from "./kernel-rounder.js";
 import { Products } from "./products.js";
 import type {
   FactorTask,
@@ -24,7 +24,7 @@ import { readRows } from "./source.js";
 const setup = workerData as ThreadSetup;
 const gate = new Gate(setup.gate);
 const products = new Map<number, Promise<Products>>();
-const rounder = new ReferenceRounder();
+const rounder = new KernelRounder(setup.kernels);
 /** Checkpoints have few shards. */
 const files = new Map<string, number>();
 let runtime: Promise<Runtime> | undefined;

@@ -16,7 +16,8 @@ export interface RoundedBytes {
  */
 export function roundable({ tensors }: Plan): PlannedTensor[] {
   const tied = !tensors.some(({ name }) => name === "output.weight");
-  return tensors.filter(({ name, ne, origin, method, type }) => {
+  return tensors.filter(({ name, ne, origin, method, type, unused = false }) => {
+    if (unused) return false;
     const multiplied = name === "output.weight" || (tied && name === "token_embd.weight") || !isTable(name);
     return (
       origin.kind === "file" && method === "search" && type !== origin.type && ne.length >= 2 && multiplied

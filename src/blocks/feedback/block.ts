@@ -6,6 +6,7 @@
 import type { Grid } from "./grid.js";
 import { allowedOffset, allowedScale, type Group, groupOf, levelOf, valueOf } from "./levels.js";
 import type { Metric } from "./metric.js";
+import { EIGHT, placeEight } from "./points.js";
 import type { Trial } from "./trials.js";
 
 const { fround, max, min } = Math;
@@ -78,8 +79,9 @@ interface Rounded {
 
 function roundGroup(
   grid: Grid,
-  { factor, pivots, width }: Metric,
+  { factor, pivots, eights, width }: Metric,
   group: Group,
+  shiftCode: number,
   first: number,
   values: Float32Array,
   targets: Float32Array,
@@ -91,7 +93,19 @@ function roundGroup(
   const misses = new Float32Array(size);
   let loss = 0;
   for (let j = 0; j < size; j++) {
-    levels[j] = levelOf(grid, group, fed[j]!);
+    if (grid.points === undefined) {
+      levels[j] = levelOf(grid, group, fed[j]!);
+    } else if (j % EIGHT === 0) {
+      const own = eights.subarray(first + j, first + j + EIGHT);
+      const wanted = fed.slice(j, j + EIGHT);
+      for (let a = 0; a < EIGHT; a++) {
+        const rest = fround(values[j + a]! - wanted[a]!);
+        for (let b = a + 1; b < EIGHT; b++) {
+          wanted[b]! += fround(rest * factor[(first + j + a) * width + first + j + b]!);
+        }
+      }
+      levels.set(placeEight(grid.points, group, shiftCode, wanted, own), j);
+    }
     stored[j] = valueOf(group, levels[j]!);
     misses[j] = fed[j]! - stored[j]!;
     loss = fround(loss + fround(fround(pivots[first + j]! * misses[j]!) * misses[j]!));
@@ -136,7 +150,7 @@ export function attempt(
         numbers.scaleCode,
         numbers.offsetCode,
       );
-      const rounded = roundGroup(grid, metric, group, first, values, targets);
+      const rounded = roundGroup(grid, metric, group, numbers.offsetCode, first, values, targets);
       if (best !== undefined && !(rounded.loss < best.loss)) continue;
       best = rounded;
       ({ scale, offset, zero } = numbers);

@@ -7,6 +7,7 @@ import { fitOf, influence, partsOf } from "./block.js";
 import type { Grid } from "./grid.js";
 import { allowedOffset, allowedScale, groupOf, levelOf, valueOf } from "./levels.js";
 import { dot, type Metric } from "./metric.js";
+import { EIGHT, type Lattice, placeEight } from "./points.js";
 
 const { fround, max, min } = Math;
 
@@ -50,6 +51,46 @@ function moveLevels(grid: Grid, metric: Metric, row: Row, misses: Float32Array):
   }
 }
 
+/** Moves every eight values to the point that is nearest to what is best beside the others, where that helps. */
+function movePoints(
+  grid: Grid,
+  lattice: Lattice,
+  metric: Metric,
+  solvers: Float32Array,
+  row: Row,
+  misses: Float32Array,
+): void {
+  const { width, weighted, curvatures, pivots } = metric;
+  for (let j = 0; j < width; j += EIGHT) {
+    const g = Math.floor(j / grid.size);
+    const group = groupAt(grid, row, g);
+    const best = row.stored.slice(j, j + EIGHT);
+    for (let b = 0; b < EIGHT; b++) {
+      const pull = dot(misses, weighted, (j + b) * width, j + b, width);
+      for (let a = 0; a < EIGHT; a++) best[a]! += fround(pull * solvers[EIGHT * (j + b) + a]!);
+    }
+    const own = curvatures.subarray(j, j + EIGHT);
+    const levels = placeEight(lattice, group, row.offsetCodes[g]!, best, own);
+    const stored = levels.map((level) => valueOf(group, level));
+    const by = influence(
+      metric,
+      stored.map((value, k) => value - row.stored[j + k]!),
+      j,
+      width,
+    );
+    let gain = 0;
+    for (const [k, moved] of by.entries()) {
+      const miss = misses[j + k]!;
+      const twice = fround(fround(miss + miss) - moved);
+      gain = fround(gain + fround(fround(pivots[j + k]! * moved) * twice));
+    }
+    if (!(gain > 0)) continue;
+    row.levels.set(levels, j);
+    row.stored.set(stored, j);
+    move(misses, j, by, 1);
+  }
+}
+
 /** Takes what a change of the stored values adds away from the misses. */
 function move(misses: Float32Array, from: number, by: Float32Array, change: number): void {
   for (const [j, own] of by.entries()) misses[from + j]! -= fround(change * own);
@@ -87,7 +128,7 @@ function moveCodes(grid: Grid, metric: Metric, row: Row, misses: Float32Array, o
     let best = code;
     let change = 0;
     let most = 0;
-    for (const step of [-1, 1]) {
+    for (const step of grid.points ? [-2 * range.lowest, 2 * range.lowest] : [-1, 1]) {
       codes[g] = max(range.lowest, min(range.highest, code + step));
       const tried = fround(amountOf() - amount);
       const gain = gainOf(tried, product, square);
@@ -135,9 +176,17 @@ function moveHalves(grid: Grid, metric: Metric, row: Row, misses: Float32Array):
 }
 
 /** Descends for some sweeps; `misses` (V of the row) are kept up to date but for rounding. */
-export function descend(grid: Grid, metric: Metric, row: Row, misses: Float32Array, sweeps: number): void {
+export function descend(
+  grid: Grid,
+  metric: Metric,
+  solvers: Float32Array,
+  row: Row,
+  misses: Float32Array,
+  sweeps: number,
+): void {
   for (let sweep = 0; sweep < sweeps; sweep++) {
-    moveLevels(grid, metric, row, misses);
+    if (grid.points === undefined) moveLevels(grid, metric, row, misses);
+    else movePoints(grid, grid.points, metric, solvers, row, misses);
     moveCodes(grid, metric, row, misses, "scale");
     moveCodes(grid, metric, row, misses, "offset");
     moveHalves(grid, metric, row, misses);

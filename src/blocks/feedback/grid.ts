@@ -7,6 +7,8 @@
  * two are exact in float32. Types without codes for their groups have constant ones.
  */
 
+import type { Lattice } from "./points.js";
+
 /** A range of whole numbers, both ends within. */
 export interface Range {
   readonly lowest: number;
@@ -23,6 +25,8 @@ export interface Grid {
   readonly levels: Range;
   /** or these, ascending, at most 16; `levels` then has the first and the last one. */
   readonly codebook?: readonly number[];
+  /** Where levels are not chosen one by one, the points that eight of them make up. */
+  readonly points?: Lattice;
   /** Codes that the scale of a group may have; absent where they are constant. */
   readonly scaleCodes?: Range;
   /** Codes that the offset of a group may have; absent where they are constant. */

@@ -7,7 +7,7 @@ import { type Grid, LANES, MAX_GROUPS } from "./grid.js";
 import { laneParts, type Lanes } from "./lanes.js";
 import { layoutOf } from "./layouts/layouts.js";
 import { NBITS_HEADER } from "./layouts/nbits.js";
-import { makeMetric, type Metric } from "./metric.js";
+import { makeMetric, type Metric, solversOf } from "./metric.js";
 import {
   blockOf,
   checkShape,
@@ -47,6 +47,7 @@ function searchBlocks(target: FeedbackTarget, values: Float32Array, importance: 
 class Reference implements Engine {
   readonly lanes: Lanes;
   readonly #metric: Metric;
+  readonly #solvers: Float32Array;
   readonly #grid: Grid | undefined;
   /** What the rows before add to the targets of the four rows, and their targets. */
   readonly #added: Float32Array[];
@@ -63,6 +64,7 @@ class Reference implements Engine {
       Object.entries(laneParts).map(([name, length]) => [name, new Float32Array(length)]),
     ) as unknown as Lanes;
     this.#metric = makeMetric(shape.width, input.factor, input.pivots);
+    this.#solvers = solversOf(shape.width, input.factor, input.pivots);
     this.#grid = layoutOf(target)?.grid;
     this.#added = Array.from({ length: LANES }, () => new Float32Array(shape.width));
     this.#targets = Array.from({ length: LANES }, () => new Float32Array(shape.width));
@@ -148,7 +150,7 @@ class Reference implements Engine {
       const row = this.#takeLane(lane);
       const { misses, loss } = this.#close(lane, row.stored);
       if (sweeps === 0) continue;
-      descend(this.#grid!, this.#metric, row, misses, sweeps);
+      descend(this.#grid!, this.#metric, this.#solvers, row, misses, sweeps);
       if (this.#close(lane, row.stored).loss < loss) this.#putRow(lane, row);
       else this.#close(lane, this.#takeLane(lane).stored);
     }

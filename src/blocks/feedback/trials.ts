@@ -27,6 +27,10 @@ export function trialsOf(grid: Grid, effort: number): readonly Trial[] {
   if (effort === 0) return [none];
   if (grid.offsetCodes !== undefined) return bothCodes;
   const { scaleCodes, nearScales } = grid;
+  if (grid.points !== undefined) {
+    const step = 2 * scaleCodes!.lowest;
+    return [none, ...[-step, step].map((scale) => ({ ...none, scale }))];
+  }
   if (scaleCodes !== undefined) {
     // Codes of eight bits lie so close together that the next one changes next to nothing.
     const step = scaleCodes.highest - scaleCodes.lowest === 255 ? 2 : 1;

@@ -13,6 +13,8 @@ import {
   nameOf,
   reachOf,
 } from "../feedback/problem.js";
+import { solversOf } from "../feedback/metric.js";
+import type { Lattice } from "../feedback/points.js";
 import { type Engine, roundRows } from "../feedback/rows.js";
 import { refitsOf, sweepsOf, trialsOf } from "../feedback/trials.js";
 import { middleOf } from "../nbits/types.js";
@@ -26,6 +28,7 @@ interface Exports extends TableMaker {
   base(): number;
   feedbackLanes(): number;
   feedbackSettings(): number;
+  feedbackTables(): number;
   feedbackPrepare(regions: number): void;
   feedbackBegin(first: number): void;
   feedbackSearch(target: number, block: number, reach: number, output: number): void;
@@ -56,7 +59,7 @@ const matrices = [
   "errors",
   "weighted",
 ] as const;
-const vectors = ["pivots", "losses", "inverses"] as const;
+const vectors = ["pivots", "losses", "inverses", "curvatures", "eights"] as const;
 const REGIONS = matrices.length * MATRIX + vectors.length * VECTOR;
 
 /** Four blocks, which a search of codes writes behind four scales and zero points, and what it may touch behind. */
@@ -73,6 +76,11 @@ const LEVEL_TABLE = 32;
 const MIDPOINT_TABLE = 48;
 const TRIAL_TABLE = 64;
 const SCALE_TABLE = 128;
+
+/** Bytes of a vector, and where the tables of points have their digits and the solvers. */
+const VECTOR_BYTES = 16;
+const POINT_DIGITS = 4 * 2048;
+const SOLVERS = POINT_DIGITS + 8 * 2048;
 
 /** Bytes of codes that a chunk takes at most: one a value, and the scales of Q8_0. */
 const MOST_BYTES = (MAX_ROWS * MAX_WIDTH * 34) / 32;
@@ -250,7 +258,26 @@ export class FeedbackKernels {
     settings.set([shape.rows, shape.width, blockOf(target).values, grid?.size ?? blockOf(target).values]);
     settings[21] = shape.rowFeedback ? 1 : 0;
     if (grid !== undefined) setGrid(settings, grid, shape);
+    if (grid?.points !== undefined) {
+      setPoints(settings, grid.points);
+      this.#setTables(grid.points, shape);
+    }
     this.#exports.feedbackPrepare(this.#regionsAt);
+  }
+
+  /** Writes the points of a lattice, and what moves them: see assembly/feedback/points.ts. */
+  #setTables({ low, high, digits }: Lattice, { width, effort }: FeedbackShape): void {
+    const at = this.#exports.feedbackTables();
+    const { buffer } = this.#exports.memory;
+    const halves = new Uint16Array(buffer, at, 2 * low.length);
+    for (let p = 0; p < low.length; p++) {
+      halves[2 * p] = VECTOR_BYTES * low[p]!;
+      halves[2 * p + 1] = VECTOR_BYTES * high[p]!;
+    }
+    new Uint8Array(buffer, at + POINT_DIGITS, digits.length).set(digits);
+    if (sweepsOf(effort) === 0) return;
+    const solvers = solversOf(width, this.#region("factor", width * width), this.#region("pivots", width));
+    new Float32Array(buffer, at + SOLVERS, solvers.length).set(solvers);
   }
 
   /** Makes the tables of a type that is searched on a lattice, once. */
@@ -297,4 +324,14 @@ function setGrid(settings: Float32Array, grid: Grid, { effort }: FeedbackShape):
     settings.set([trial.scale, trial.offset, trial.zero, 1 + trial.scale], TRIAL_TABLE + 4 * i);
   }
   if (scales !== undefined) settings.set(scales, SCALE_TABLE);
+}
+
+/** Writes what distinguishes a lattice. */
+function setPoints(settings: Float32Array, { width, levels, low, signs, shift }: Lattice): void {
+  const kinds = { points: 0, all: 1, even: 2 };
+  settings.set(
+    [width, levels.length, kinds[signs], shift?.by ?? 0, (shift?.shared ?? true) ? 1 : 0, low.length],
+    22,
+  );
+  settings.set(levels, LEVEL_TABLE);
 }

@@ -14,8 +14,9 @@ import {
 } from "../../../calibration/rounding/store.js";
 import type { InputStatistics, Moments } from "../../../calibration/statistics/types.js";
 import { type LayerStep, type WalkOptions, walkLayers } from "../../../calibration/statistics/walk.js";
-import { encode } from "../../../src/blocks/encode/encode.js";
 import { decode } from "../../../src/blocks/decode/decode.js";
+import { Kernels } from "../../../src/blocks/kernels/kernels.js";
+import { compileKernels } from "../../../src/blocks/kernels/load.js";
 import { startOnnxEngine } from "../../../src/engines/onnx/engine.js";
 import type { OnnxEngine } from "../../../src/engines/onnx/types.js";
 import { makeCheckpoint, NANO } from "../../support/checkpoints.js";
@@ -33,9 +34,11 @@ const header = {
 
 let engine: OnnxEngine;
 let nano: TextModel;
+let module: WebAssembly.Module;
 beforeAll(async () => {
   engine = await startOnnxEngine();
   nano = await readTextModel(NANO);
+  module = await compileKernels();
 });
 afterAll(async () => {
   await engine.close();
@@ -57,7 +60,17 @@ async function optionsFor(
   const folder = await mkdtemp(join(scratchFolder(), "rounded-"));
   const store = await makeRoundingStore(folder, header);
   const { weights, shards } = checkpoint;
-  return { weights, shards, requests, store, threads: 2, memory: 2 ** 30, scratch, ...more };
+  return {
+    weights,
+    shards,
+    requests,
+    store,
+    order: "parallel",
+    threads: 2,
+    memory: 2 ** 30,
+    scratch,
+    ...more,
+  };
 }
 
 /** tr(E·H·Eᵀ) on the mean over the tokens. */
@@ -80,14 +93,11 @@ function lossOf(
 }
 
 function searchLoss(values: Float32Array, { sumSquares }: InputStatistics, moments: Moments): number {
-  const { columns } = moments;
-  const importance = Float32Array.from(sumSquares);
+  const kernels = new Kernels(module, values.length);
+  kernels.input.set(new Uint8Array(values.buffer));
+  kernels.convert("F32", "Q4_0", values.length, Float32Array.from(sumSquares), "search");
   const stored = new Float32Array(values.length);
-  for (let row = 0; row < values.length; row += columns) {
-    const blocks = new Uint8Array((columns / 32) * 18);
-    encode("Q4_0", values.subarray(row, row + columns), blocks, importance, "search");
-    decode("Q4_0", blocks, stored.subarray(row, row + columns));
-  }
+  decode("Q4_0", kernels.output, stored);
   return lossOf(values, stored, moments);
 }
 
@@ -103,13 +113,7 @@ describe("roundTensors", () => {
     const steps: LayerStep[] = [];
     for await (const step of walkLayers(options)) steps.push(step);
     const layer = "layers.1";
-    const parts = [
-      "self_attn.k_proj",
-      "self_attn.o_proj",
-      "mlp.up_proj",
-      "mlp.down_proj",
-      "per_layer_projection",
-    ];
+    const parts = ["self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj", "per_layer_projection"];
     const requests = parts.map((part) => q4(`${layer}.${part}.weight`));
     const seen: string[] = [];
     const run = await optionsFor(options, requests, {
@@ -134,7 +138,7 @@ describe("roundTensors", () => {
 
   it("goes on where it was stopped", async () => {
     const options = await walk(NANO);
-    const requests = [q4("layers.0.self_attn.k_proj.weight"), q4("layers.2.self_attn.k_proj.weight")];
+    const requests = [q4("layers.0.self_attn.k_proj.weight"), q4("layers.1.self_attn.k_proj.weight")];
     const stop = new AbortController();
     const reason = new Error("enough");
     const run = await optionsFor(options, requests, { steps: walkLayers(options), signal: stop.signal });
@@ -157,7 +161,7 @@ describe("roundTensors", () => {
         yield step;
       }
     };
-    const run = await optionsFor(options, [request], { steps: watched() });
+    const run = await optionsFor(options, [request], { steps: watched(), order: "sequential" });
     await roundTensors(run);
     expect(await readdir(options.scratch)).toEqual([]);
     const plain: LayerStep[] = [];

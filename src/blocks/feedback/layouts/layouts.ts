@@ -5,6 +5,7 @@ import { q2_k, q3_k, q4_k, q5_k, q6_k } from "./k.js";
 import type { Layout } from "./layout.js";
 import { q1_0, q2_0, q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0 } from "./legacy.js";
 import { nbitsLayout } from "./nbits.js";
+import { iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./points.js";
 
 const layouts: ReadonlyMap<BlockTypeName, Layout> = new Map<BlockTypeName, Layout>([
   ["Q4_0", q4_0],
@@ -25,6 +26,13 @@ const layouts: ReadonlyMap<BlockTypeName, Layout> = new Map<BlockTypeName, Layou
   ["IQ4_XS", iq4_xs],
   ["MXFP4", mxfp4],
   ["NVFP4", nvfp4],
+  ["IQ1_S", iq1_s],
+  ["IQ1_M", iq1_m],
+  ["IQ2_XXS", iq2_xxs],
+  ["IQ2_XS", iq2_xs],
+  ["IQ2_S", iq2_s],
+  ["IQ3_XXS", iq3_xxs],
+  ["IQ3_S", iq3_s],
 ]);
 
 /**

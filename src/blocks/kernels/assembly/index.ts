@@ -20,6 +20,7 @@ export {
   feedbackSearch,
   feedbackSearchNBits,
   feedbackSettings,
+  feedbackTables,
   feedbackTake,
 } from "./feedback/index";
 export { problem } from "./problem";

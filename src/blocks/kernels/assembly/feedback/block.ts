@@ -3,6 +3,7 @@
 import { fitOffset, fitParts, fitScale, fit } from "./fit";
 import { gather } from "./gather";
 import { allowedOffset, allowedScale, levelOf, setGroup, valueOf } from "./levels";
+import { placed, placeEight, pointWidth } from "./points";
 import * as state from "./state";
 import { DRAFT, LEVELS, LOSS, MISSES, OFFSET_CODES, OFFSETS, SCALE_CODES, SCALES, STATE, STORED, ZEROS } from "./state";
 
@@ -64,9 +65,32 @@ let ownOffsetCode: v128 = i32x4.splat(0);
   }
 }
 
+/** How levels are chosen. */
+const WHOLE = 0;
+const CODEBOOK = 1;
+const POINTS = 2;
+
+/** What eight columns are to be rounded to together: each as if those before it were not rounded. */
+const wanted: usize = memory.data(8 * 16, 16);
+
+/** Finds levels for the eight columns from column `at` of the group on, which is column `j` of the panel. */
+function place(at: usize, j: usize): void {
+  memory.copy(wanted, fedGroup + 16 * at, 128);
+  const row: usize = 4 * state.width;
+  for (let a: usize = 0; a < 8; a++) {
+    const rest = f32x4.sub(v128.load(state.values4 + 16 * (j + a)), v128.load(wanted + 16 * a));
+    const factor = state.factorAt + (j + a) * row + 4 * j;
+    for (let b = a + 1; b < 8; b++) {
+      const own = v128.load(wanted + 16 * b);
+      v128.store(wanted + 16 * b, f32x4.add(own, f32x4.mul(rest, v128.load32_splat(factor + 4 * b))));
+    }
+  }
+  placeEight(wanted, state.eightsAt + 4 * j, ownOffsetCode);
+}
+
 /** Rounds the columns of the group one by one; returns their loss. `first` is its first column in the panel. */
 // @ts-ignore: decorator
-@inline function roundGroup(first: usize, targets: usize, codebook: bool): v128 {
+@inline function roundGroup(first: usize, targets: usize, kind: i32): v128 {
   const size = state.size;
   memory.copy(fedGroup, targets, 16 * size);
   const ofValues = state.values4 + 16 * first;
@@ -76,7 +100,8 @@ let ownOffsetCode: v128 = i32x4.splat(0);
   let loss = i32x4.splat(0);
   for (let j: usize = 0; j < size; j++) {
     const target = v128.load(fedGroup + 16 * j);
-    const level = levelOf(target, codebook);
+    if (kind == POINTS && (j & 7) == 0) place(j, first + j);
+    const level = kind == POINTS ? v128.load(placed + 16 * (j & 7)) : levelOf(target, kind == CODEBOOK);
     const value = valueOf(level);
     const miss = f32x4.sub(target, value);
     v128.store(group + 16 * j, level);
@@ -128,10 +153,13 @@ function attempt(from: usize): void {
       change(trial);
       setGroup(ownScale, ownOffset, ownZero, ownScaleCode, ownOffsetCode);
       const first = from + start;
+      const targets = fed + 16 * start;
       const own =
-        state.levelCount == 0
-          ? roundGroup(first, fed + 16 * start, false)
-          : roundGroup(first, fed + 16 * start, true);
+        pointWidth > 0
+          ? roundGroup(first, targets, POINTS)
+          : state.levelCount == 0
+            ? roundGroup(first, targets, WHOLE)
+            : roundGroup(first, targets, CODEBOOK);
       if (trial == 0) {
         least = own;
         for (let field: usize = 0; field < 3 * FIELD; field += FIELD) {

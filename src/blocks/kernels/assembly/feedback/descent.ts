@@ -3,6 +3,7 @@
 import { byOffset, byScale, fit, fitOffset, fitParts, fitScale } from "./fit";
 import { influence } from "./gather";
 import { allowedOffset, allowedScale, levelOf, offset, scale, scaleOf, setGroupOf, storeValues, valueOf } from "./levels";
+import { placed, placeEight, pointWidth, SOLVERS, tables } from "./points";
 import * as state from "./state";
 import { LEVELS, misses4, OFFSET_CODES, OFFSETS, SCALE_CODES, SCALES, STORED } from "./state";
 
@@ -58,6 +59,52 @@ const by: usize = memory.data(4096, 16);
   }
 }
 
+/** Values that are best for eight columns beside the others, and the changes of what is stored. */
+const best: usize = memory.data(8 * 16, 16);
+const changes: usize = memory.data(8 * 16, 16);
+
+/** Moves every eight values to the point that is nearest to what is best beside the others, where that helps. */
+function movePoints(row: usize): void {
+  const width = state.width;
+  for (let j: usize = 0; j < width; j += 8) {
+    const g = j / state.size;
+    setGroupOf(row, g);
+    memory.copy(best, row + STORED + 16 * j, 128);
+    for (let b: usize = 0; b < 8; b++) {
+      const pull = pullOf(j + b);
+      const solver = tables + SOLVERS + 32 * (j + b);
+      for (let a: usize = 0; a < 8; a++) {
+        const own = v128.load(best + 16 * a);
+        v128.store(best + 16 * a, f32x4.add(own, f32x4.mul(pull, v128.load32_splat(solver + 4 * a))));
+      }
+    }
+    placeEight(best, state.curvaturesAt + 4 * j, v128.load(row + OFFSET_CODES + 16 * g));
+    for (let k: usize = 0; k < 8; k++) {
+      const value = valueOf(v128.load(placed + 16 * k));
+      v128.store(best + 16 * k, value);
+      v128.store(changes + 16 * k, f32x4.sub(value, v128.load(row + STORED + 16 * (j + k))));
+    }
+    influence(changes, j, 8, width, by);
+    let gain = i32x4.splat(0);
+    for (let k: usize = 0; k < width - j; k++) {
+      const moved = v128.load(by + 16 * k);
+      const miss = v128.load(misses4 + 16 * (j + k));
+      const twice = f32x4.sub(f32x4.add(miss, miss), moved);
+      const pivot = v128.load32_splat(state.pivotsAt + 4 * (j + k));
+      gain = f32x4.add(gain, f32x4.mul(f32x4.mul(pivot, moved), twice));
+    }
+    const better = f32x4.gt(gain, i32x4.splat(0));
+    if (!v128.any_true(better)) continue;
+    for (let k: usize = 0; k < 8; k++) {
+      const level = row + LEVELS + 16 * (j + k);
+      const value = row + STORED + 16 * (j + k);
+      v128.store(level, v128.bitselect(v128.load(placed + 16 * k), v128.load(level), better));
+      v128.store(value, v128.bitselect(v128.load(best + 16 * k), v128.load(value), better));
+    }
+    move(j, by, v128.and(f32x4.splat(1), better));
+  }
+}
+
 /** Takes what a change of the stored values adds away from the misses. */
 // @ts-ignore: decorator
 @inline function move(from: usize, influences: usize, change: v128): void {
@@ -98,7 +145,9 @@ function moveCodes(row: usize, ofScale: bool): void {
     let best = code;
     let change = i32x4.splat(0);
     let most = change;
-    for (let step: f32 = -1; step <= 1; step += 2) {
+    // Codes of lattice types are odd multiples of the least one.
+    const apart: f32 = pointWidth > 0 ? 2 * state.lowestScaleCode : 1;
+    for (let step = -apart; step <= apart; step += 2 * apart) {
       const other = f32x4.pmax(lowest, f32x4.pmin(highest, f32x4.add(code, f32x4.splat(step))));
       const own = ofScale
         ? scaleOf(v128.load(row + SCALES + 16 * b), other)
@@ -147,7 +196,8 @@ function moveHalves(row: usize): void {
 /** Descends on the rows of a state; `misses4` are kept up to date but for rounding. */
 export function descend(row: usize): void {
   for (let sweep = 0; sweep < state.sweeps; sweep++) {
-    if (state.levelCount == 0) moveLevels(row, false);
+    if (pointWidth > 0) movePoints(row);
+    else if (state.levelCount == 0) moveLevels(row, false);
     else moveLevels(row, true);
     if (state.scaleCodes) moveCodes(row, true);
     if (state.offsetCodes) moveCodes(row, false);

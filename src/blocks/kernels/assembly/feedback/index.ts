@@ -4,6 +4,7 @@ import { encodeBlocks } from "../nbits/blocks";
 import { meanSquare } from "../rows";
 import { searchBlocks } from "../search/index";
 import { roundBlock } from "./block";
+import { setPoints, tables } from "./points";
 import { beginRows, endRows, placeBlock, prepareMetric, takeBlock } from "./rows";
 import { lanes, placeRegions, readSettings, settings, values } from "./state";
 
@@ -21,10 +22,16 @@ export function feedbackSettings(): usize {
   return settings;
 }
 
+/** Where the tables of lattice points are that the caller fills: see `points.ts`. */
+export function feedbackTables(): usize {
+  return tables;
+}
+
 /** Takes the regions (see `placeRegions`) and the settings of a call up. */
 export function feedbackPrepare(regions: usize): void {
   placeRegions(regions);
   readSettings();
+  setPoints();
   prepareMetric();
 }
 

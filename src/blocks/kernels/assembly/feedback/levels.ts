@@ -7,7 +7,7 @@ import * as state from "./state";
 /** The group in work: value = scale · level − offset. */
 export let scale: v128 = i32x4.splat(0);
 export let offset: v128 = i32x4.splat(0);
-let inverse: v128 = i32x4.splat(0);
+export let inverse: v128 = i32x4.splat(0);
 let shift: v128 = i32x4.splat(0);
 let lowest: v128 = i32x4.splat(0);
 let highest: v128 = i32x4.splat(0);

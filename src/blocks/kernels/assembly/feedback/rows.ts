@@ -11,7 +11,7 @@ const working: usize = memory.data(5 * 256 + 2 * 4096, 16);
 
 let loss: v128 = i32x4.splat(0);
 
-/** A·D and the inverse curvatures of the columns: see `src/blocks/feedback/metric.ts`. */
+/** A·D and the curvatures of the columns: see `src/blocks/feedback/metric.ts`. */
 export function prepareMetric(): void {
   const width = state.width;
   for (let j: usize = 0; j < width; j++) {
@@ -22,7 +22,9 @@ export function prepareMetric(): void {
       const both = factor * load<f32>(state.pivotsAt + 4 * k);
       store<f32>(state.weightedAt + at, both);
       curvature += factor * both;
+      if ((k & 7) == 7 && k < j + 8) store<f32>(state.eightsAt + 4 * j, curvature);
     }
+    store<f32>(state.curvaturesAt + 4 * j, curvature);
     store<f32>(state.inversesAt + 4 * j, 1 / curvature);
   }
 }

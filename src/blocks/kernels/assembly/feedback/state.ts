@@ -86,7 +86,7 @@ export function readSettings(): void {
   rowFeedback = setting(21) != 0;
 }
 
-/** Where the matrices of a call are: see `FeedbackInput` and `FeedbackOutput`; A·D and the inverse curvatures. */
+/** Where the matrices of a call are: see `FeedbackInput` and `FeedbackOutput`; A·D, and what `Metric` has of columns. */
 export let valuesAt: usize = 0;
 export let carriedAt: usize = 0;
 export let addedAt: usize = 0;
@@ -98,6 +98,8 @@ export let errorsAt: usize = 0;
 export let lossesAt: usize = 0;
 export let weightedAt: usize = 0;
 export let inversesAt: usize = 0;
+export let curvaturesAt: usize = 0;
+export let eightsAt: usize = 0;
 
 /** Matrices lie one after another, each of `MATRIX` bytes; then vectors of `VECTOR` bytes. */
 const MATRIX: usize = 4 * 256 * 256;
@@ -115,4 +117,6 @@ export function placeRegions(at: usize): void {
   pivotsAt = at + 8 * MATRIX;
   lossesAt = pivotsAt + VECTOR;
   inversesAt = lossesAt + VECTOR;
+  curvaturesAt = inversesAt + VECTOR;
+  eightsAt = curvaturesAt + VECTOR;
 }
