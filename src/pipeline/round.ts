@@ -138,6 +138,7 @@ async function round(run: Run): Promise<void> {
     try {
       await roundTensors({
         steps,
+        order: options.sequential ? "sequential" : "parallel",
         weights: source.bound.weights,
         shards: source.checkpoint.shards,
         requests,
