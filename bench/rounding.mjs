@@ -1,4 +1,4 @@
-// How long a matrix takes to be rounded with feedback, factor included, on one core.
+// How long a matrix takes to be rounded with feedback, factor included, on one core: seconds of processor time.
 //
 //   npm run build && node bench/rounding.mjs [--only TYPE,…] [--rows N] [--columns N] [--threads N] [--gradients] [--json FILE]
 //
@@ -44,6 +44,14 @@ function moments(count) {
   return { columns: count, blockWidth: count, values, tokens: 1 };
 }
 
+/** Seconds of all threads, and what `work` gives. */
+async function measured(work) {
+  const before = process.cpuUsage();
+  const result = await work();
+  const { user, system } = process.cpuUsage(before);
+  return { seconds: (user + system) / 1e6, result };
+}
+
 const folder = mkdtempSync(join(tmpdir(), "lapidary-bench-rounding-"));
 const path = join(folder, "matrix.bf16");
 const bytes = new Uint8Array(2 * rows * columns);
@@ -57,17 +65,17 @@ const results = [];
 try {
   // The threads open their products on the first task.
   await crew.factor(new Float32Array(256 ** 2));
-  let started = performance.now();
-  const form = await factorMetric(crew, inputMetric(inputs, null));
-  const factoring = (performance.now() - started) / 1000;
+  const { seconds: factoring, result: form } = await measured(() =>
+    factorMetric(crew, inputMetric(inputs, null)),
+  );
   process.stdout.write(
     `factor of ${columns} columns: ${factoring.toFixed(2)} s\n\ntype     effort  rounding  with factor       loss\n`,
   );
   for (const target of flags.only.split(",")) {
     for (const effort of flags.efforts.split(",").map(Number)) {
-      started = performance.now();
-      const { loss } = await roundMatrix(crew, { source, target, effort, form, gradients, memory: 2 ** 31 });
-      const seconds = (performance.now() - started) / 1000;
+      const job = { source, target, effort, form, gradients, memory: 2 ** 31 };
+      const { seconds, result } = await measured(() => roundMatrix(crew, job));
+      const { loss } = result;
       results.push({ type: target, effort, seconds, factoring, loss });
       process.stdout.write(
         [

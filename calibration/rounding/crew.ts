@@ -83,7 +83,7 @@ class Member {
     this.#current?.reject(error);
     this.#current = undefined;
     this.#gate.stop();
-    this.#worker.postMessage({ end: true } satisfies ThreadRequest);
+    this.#worker.postMessage({ end: true } satisfies ThreadRequest, []);
   }
 }
 
@@ -155,7 +155,7 @@ export class Crew {
   }
 
   #do<T extends Task>(task: T): Promise<TaskResults[T["kind"]]> {
-    if (this.#end !== undefined) return Promise.reject(this.#end as Error);
+    if (this.#end !== undefined) return Promise.reject(this.#end);
     return new Promise((resolve, reject) => {
       this.#waiting.push({ task, resolve: resolve as Pending["resolve"], reject });
       const member = this.#idle.pop();

@@ -3,8 +3,6 @@ import type { TargetType } from "../../src/pool/tiles.js";
 /** How long is looked for the codes of a block: 0 once through, 1 with its scales fitted again, 2 until it settles. */
 export type Effort = 0 | 1 | 2;
 
-export const DEFAULT_EFFORT: Effort = 1;
-
 /** A piece of a matrix, some rows of some columns, with what is known of the others. */
 export interface PanelProblem {
   readonly target: TargetType;

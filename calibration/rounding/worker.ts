@@ -112,7 +112,7 @@ parentPort?.on("message", (request: ThreadRequest) => {
       return;
     }
     try {
-      parentPort?.postMessage(await answer(request.id, request.task));
+      parentPort?.postMessage(await answer(request.id, request.task), []);
     } catch (error) {
       if (!(error instanceof Stopped)) throw error;
       end();

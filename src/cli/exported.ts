@@ -10,6 +10,12 @@ const OUTCOMES: Readonly<Record<ExportReport["outcome"], (report: ExportReport) 
   unchanged: () => "All of it was there already.",
 };
 
+const METHODS = {
+  gptq: "Codes with feedback of errors, for the least tr(E·H·Eᵀ)",
+  search: "Codes by a search for the least Σ importance · error²",
+  nearest: "Codes by rounding to the nearest",
+} as const;
+
 /** A table of the graphs that were exported, and how. */
 export async function renderExport(report: ExportReport): Promise<string> {
   const table = await renderTable(
@@ -28,7 +34,7 @@ export async function renderExport(report: ExportReport): Promise<string> {
   const rounding =
     first === undefined || !codes
       ? ""
-      : `\n${first.method === "search" ? "Codes by a search for the least Σ importance · error²" : "Codes by rounding to the nearest"}${weighed}, blocks of ${first.block}, accuracy level ${first.accuracyLevel}.`;
+      : `\n${METHODS[first.method]}${weighed}, blocks of ${first.block}, accuracy level ${first.accuracyLevel}.`;
   const { range } = report;
   const halves =
     range === null

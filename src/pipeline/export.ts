@@ -7,6 +7,7 @@ import { paddingToken, placeholderTokens } from "../gemma4/transformers-js.js";
 import { DTYPES, type DtypeName, type GraphName, parseDtypes } from "../plan/onnx/dtypes.js";
 import {
   type OnnxMethod,
+  type PlannedOnnxMethod,
   type OnnxPlan,
   type PlannedGraph,
   type PlannedMatrix,
@@ -76,7 +77,7 @@ export interface ExportedGraph {
   readonly shares: readonly FormShare[];
   readonly block: number;
   readonly accuracyLevel: number;
-  readonly method: OnnxMethod;
+  readonly method: PlannedOnnxMethod;
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
   readonly tensors: readonly ExportedTensor[];
@@ -170,7 +171,8 @@ function workOf(plan: OnnxPlan, folder: string, output: string): Work {
 }
 
 function storedOf(matrix: PlannedMatrix, graphFile: string, first: number): StoredTensor {
-  const { name, form, origin, row, rows, inputRow, inputColumn, method, importance, outputs } = matrix;
+  const { name, form, origin, row, rows, inputRow, inputColumn, method, importance, outputs, rounded } =
+    matrix;
   const sliced = inputRow !== row;
   return {
     kind: "stored",
@@ -187,8 +189,12 @@ function storedOf(matrix: PlannedMatrix, graphFile: string, first: number): Stor
         : { bits: form.bits, block: form.block, zeroPoints: form.zeroPoints },
     row,
     rows,
-    ...(form.kind === "float" ? {} : { method }),
-    ...(importance === undefined ? {} : { importance }),
+    ...(method === "gptq"
+      ? { copies: rounded?.pieces }
+      : {
+          ...(form.kind === "float" ? {} : { method }),
+          ...(importance === undefined ? {} : { importance }),
+        }),
     places: outputs.map(({ part, offset }) => ({ file: first + part, offset })),
   };
 }

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { PlannedMethod } from "../plan/plan.js";
-import type { OnnxMethod } from "../plan/onnx/plan.js";
+import type { PlannedOnnxMethod } from "../plan/onnx/plan.js";
 import type { BenchResult } from "../engines/types.js";
 import type { ValueRange } from "../verify/onnx/range.js";
 import type { VerifyResult } from "../verify/verify.js";
@@ -49,7 +49,7 @@ export interface ArtifactRecord {
   /** Bits of file a weight. */
   readonly bitsPerWeight: number;
   /** How values found their places in blocks; null in manifests of before it was kept. */
-  readonly method: PlannedMethod | OnnxMethod | null;
+  readonly method: PlannedMethod | PlannedOnnxMethod | null;
   /** The importance matrix that weighed the errors; null without one. */
   readonly importance: HashedFile | null;
   readonly source: SourceRecord;

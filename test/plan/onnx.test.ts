@@ -14,6 +14,7 @@ import {
   type PlannedMatrix,
   planOnnx,
 } from "../../src/plan/onnx/plan.js";
+import { roundableMatrices, withRoundedMatrices } from "../../src/plan/onnx/rounded.js";
 import { nanoCheckpoint } from "../support/convert.js";
 
 let base: Omit<OnnxPlanOptions, "graphs">;
@@ -363,5 +364,29 @@ describe("small data files", () => {
     const refused = plan([`${graph}=fp32`], { maxFileBytes: 500 });
     await expect(refused).rejects.toMatchObject({ code: "tensor-too-large" });
     await expect(refused).rejects.toThrow(message);
+  });
+});
+
+describe("codes that were made before", () => {
+  it("take the place of matrices of codes, and change the plan", async () => {
+    const found = await plan(["q4"], { zeroPoints: true });
+    const names = roundableMatrices(found).map(({ name }) => name);
+    expect(names).toContain("layers.0.mlp.down_proj.weight");
+    expect(names.some((name) => name.startsWith("embed_tokens"))).toBe(false);
+    const [first] = roundableMatrices(found) as [PlannedMatrix];
+    const bytesOf = (total: number) => [total - 3, 2, 1].map((bytes) => ({ path: "/x", offset: 0, bytes }));
+    const rounded = (pieces: ReturnType<typeof bytesOf>, sha256: string): OnnxPlan =>
+      withRoundedMatrices(found, (matrix) => (matrix === first ? { pieces, sha256, effort: 1 } : undefined));
+    const changed = rounded(bytesOf(first.byteLength), "a");
+    expect(changed).toMatchObject({ method: "gptq" });
+    expect(
+      all(changed)
+        .filter(({ method }) => method === "gptq")
+        .map(({ name }) => name),
+    ).toEqual([first.name]);
+    const other = rounded(bytesOf(first.byteLength), "b");
+    expect(new Set([found.hash, changed.hash, other.hash]).size).toBe(3);
+    expect(() => rounded(bytesOf(first.byteLength + 1), "a")).toThrow(/planned are/);
+    expect(withRoundedMatrices(found, () => undefined)).toBe(found);
   });
 });

@@ -36,7 +36,7 @@ describe("tensors that were rounded before", () => {
     for (const { name, offset, byteLength } of (await openGguf(paths[1])).tensors) {
       const found = rounded!.subarray(offset, offset + byteLength);
       const expected = name === ROUNDED ? bytes : plain!.subarray(offset, offset + byteLength);
-      expect(Buffer.compare(found, expected), name).toBe(0);
+      expect([name, Buffer.compare(found, expected)]).toEqual([name, 0]);
     }
   });
 

@@ -19,6 +19,7 @@ import {
 import type { GraphTensor, WeightSource } from "../../gemma4/graph/stored.js";
 import type { Gemma4Config, Weight } from "../../gemma4/types.js";
 import { PlanError } from "../errors.js";
+import type { RoundedBytes } from "../rounded.js";
 import {
   checkBlock,
   DTYPES,
@@ -32,6 +33,9 @@ import {
 
 /** How values find their codes: by a search for the least Σ importance · error², or by rounding to the nearest. */
 export type OnnxMethod = "search" | "nearest";
+
+/** How codes were or will be found in a plan: `gptq` with feedback of errors, which is done beforehand. */
+export type PlannedOnnxMethod = OnnxMethod | "gptq";
 
 export interface OnnxPlanOptions {
   readonly config: Gemma4Config;
@@ -85,8 +89,10 @@ export interface PlannedMatrix {
   readonly rows: number;
   readonly inputRow: number;
   readonly inputColumn: number;
-  readonly method: OnnxMethod;
+  readonly method: PlannedOnnxMethod;
   readonly importance?: Float32Array<SharedArrayBuffer>;
+  /** Where its codes, scales and zero points lie already, for the method `gptq`. */
+  readonly rounded?: RoundedBytes;
   /** Values themselves, or codes, scales and zero points. */
   readonly outputs: readonly OutputPlace[];
   /** Bytes of all outputs. */
@@ -104,7 +110,7 @@ export interface PlannedGraph extends GraphChoice {
 
 export interface OnnxPlan {
   readonly graphs: readonly PlannedGraph[];
-  readonly method: OnnxMethod;
+  readonly method: PlannedOnnxMethod;
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
   readonly block: number;

@@ -148,7 +148,7 @@ async function solve({ target, rows, columns, effort = 1, blockWidth = columns, 
   };
 }
 
-function check({ loss, errors, expected, exact }: Awaited<ReturnType<typeof solve>>): void {
+function expectSound({ loss, errors, expected, exact }: Awaited<ReturnType<typeof solve>>): void {
   // The blocks hold what the errors say, bit for bit.
   expect(errors).toEqual(Float32Array.from(expected));
   expect(Math.abs(loss / exact - 1)).toBeLessThan(1e-3);
@@ -168,31 +168,33 @@ describe("roundRows", () => {
     ["IQ4_NL", 288],
     ["IQ4_XS", 512],
     ["NVFP4", 320],
+    ["IQ3_S", 512],
+    ["IQ2_XS", 512],
     [{ bits: 4, block: 32, zeroPoints: true }, 288],
     [{ bits: 2, block: 128, zeroPoints: true }, 288],
     [{ bits: 4, block: 64, zeroPoints: false }, 288],
   ])("loses less than the search, %j", async (target, columns) => {
     const result = await solve({ target, rows: 4, columns });
-    check(result);
+    expectSound(result);
     expect(result.loss).toBeLessThan(0.9 * result.search);
   });
 
   it("loses still less with regard to the gradients", async () => {
     const shape = { target: "Q4_0", rows: 262, columns: 64, effort: 0 } as const;
     const result = await solve({ ...shape, withRows: true });
-    check(result);
+    expectSound(result);
     expect(result.loss).toBeLessThan(0.9 * result.search);
   });
 
   it("takes squares on the diagonal one by one", async () => {
     const result = await solve({ target: "Q4_0", rows: 8, columns: 544, blockWidth: 256 });
-    check(result);
+    expectSound(result);
     expect(result.loss).toBeLessThan(0.9 * result.search);
   });
 
   it("fills up rows that are no multiple of four", async () => {
-    for (const rows of [1, 3, 5]) check(await solve({ target: "Q4_0", rows, columns: 96 }));
-    check(await solve({ target: "Q4_0", rows: 7, columns: 96, withRows: true }));
+    for (const rows of [1, 3, 5]) expectSound(await solve({ target: "Q4_0", rows, columns: 96 }));
+    expectSound(await solve({ target: "Q4_0", rows: 7, columns: 96, withRows: true }));
   });
 
   it("refuses factors of other columns", async () => {

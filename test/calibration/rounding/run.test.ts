@@ -6,12 +6,14 @@ import {
   type RoundingOptions,
   type RoundingRequest,
   statisticsIdentity,
+  storedSteps,
 } from "../../../calibration/rounding/run.js";
 import {
   makeRoundingStore,
   openRoundingStore,
   type RoundingStore,
 } from "../../../calibration/rounding/store.js";
+import { makeStore, type StatisticsStore } from "../../../calibration/statistics/store.js";
 import type { InputStatistics, Moments } from "../../../calibration/statistics/types.js";
 import { type LayerStep, type WalkOptions, walkLayers } from "../../../calibration/statistics/walk.js";
 import { decode } from "../../../src/blocks/decode/decode.js";
@@ -44,8 +46,18 @@ afterAll(async () => {
   await engine.close();
 });
 
-async function* collected(steps: readonly LayerStep[]): AsyncGenerator<LayerStep> {
-  yield* steps;
+/** Statistics in a folder. */
+async function stored(steps: readonly LayerStep[]): Promise<StatisticsStore> {
+  const text = { sha256: "2".repeat(64), windows: windows.length, tokens: 256 };
+  const folder = await mkdtemp(join(scratchFolder(), "statistics-"));
+  const store = await makeStore(folder, {
+    checkpoint: header.checkpoint,
+    text,
+    method: {},
+    steps: steps.length,
+  });
+  for (const step of steps) await store.append(step);
+  return store;
 }
 
 async function walk(folder: string, more: Partial<WalkOptions> = {}): Promise<WalkOptions> {
@@ -117,7 +129,7 @@ describe("roundTensors", () => {
     const requests = parts.map((part) => q4(`${layer}.${part}.weight`));
     const seen: string[] = [];
     const run = await optionsFor(options, requests, {
-      steps: collected(steps),
+      steps: storedSteps(await stored(steps)),
       onProgress: ({ tensor }) => seen.push(tensor),
     });
     await roundTensors(run);
