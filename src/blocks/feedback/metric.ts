@@ -32,16 +32,22 @@ export function makeMetric(width: number, factor: Float32Array, pivots: Float32A
       if ((k & 7) === 7 && k < j + 8) eights[j] = curvature;
     }
     curvatures[j] = curvature;
-    inverses[j] = 1 / curvature;
+    inverses[j] = curvature > 0 ? 1 / curvature : 0;
   }
   return { width, factor, pivots, weighted, inverses, curvatures, eights };
 }
 
 /** Σ_k a[k]·b[k] over columns from `from` on, b from `at` on, in four sums of every fourth column. */
 export function dot(a: Float32Array, b: Float32Array, at: number, from: number, to: number): number {
-  const sums = new Float32Array(4);
-  for (let k = from; k < to; k++) sums[(k - from) & 3]! += fround(b[at + k]! * a[k]!);
-  return fround(fround(sums[0]! + sums[2]!) + fround(sums[1]! + sums[3]!));
+  // Numbers rather than an array: this is the innermost loop.
+  let [p, q, r, s] = [0, 0, 0, 0];
+  for (let k = from; k < to; k += 4) {
+    p = fround(p + fround(b[at + k]! * a[k]!));
+    if (k + 1 < to) q = fround(q + fround(b[at + k + 1]! * a[k + 1]!));
+    if (k + 2 < to) r = fround(r + fround(b[at + k + 2]! * a[k + 2]!));
+    if (k + 3 < to) s = fround(s + fround(b[at + k + 3]! * a[k + 3]!));
+  }
+  return fround(fround(p + r) + fround(q + s));
 }
 
 /**

@@ -39,19 +39,19 @@ export function halvesOf({ width, levels, digits }: Points): { low: Uint16Array;
   };
 }
 
+/** Sums of each number of `a` with each of `b`, those of `a` first. */
+function cross(a: Float32Array, b: Float32Array): Float32Array {
+  const out = new Float32Array(a.length * b.length);
+  for (let n = 0, at = 0; n < b.length; n++) {
+    for (let m = 0; m < a.length; m++, at++) out[at] = a[m]! + b[n]!;
+  }
+  return out;
+}
+
 /** Sums of the errors of two or four elements for all their levels. */
 function sumsOf(errors: readonly Float32Array[]): Float32Array {
   const [a, b, c, d] = errors as [Float32Array, Float32Array, Float32Array?, Float32Array?];
-  const base = a.length;
-  const pair = (x: Float32Array, y: Float32Array): Float32Array =>
-    Float32Array.from({ length: base * base }, (_, n) => x[n % base]! + y[Math.floor(n / base)]!);
-  const low = pair(a, b);
-  if (c === undefined || d === undefined) return low;
-  const high = pair(c, d);
-  return Float32Array.from(
-    { length: low.length ** 2 },
-    (_, n) => low[n % low.length]! + high[Math.floor(n / low.length)]!,
-  );
+  return c === undefined || d === undefined ? cross(a, b) : cross(cross(a, b), cross(c, d));
 }
 
 export interface Lattice extends Points {
@@ -67,12 +67,15 @@ function placePoint(
   shift: number,
   found: Float32Array,
 ): number {
-  const errors = Array.from(units, (x, k) =>
-    Float32Array.from(levels, (level) => {
-      const off = fround(x - (level + shift));
-      return fround(weights[k]! * off) * off;
-    }),
-  );
+  const errors: Float32Array[] = [];
+  for (let k = 0; k < width; k++) {
+    const own = new Float32Array(levels.length);
+    for (let digit = 0; digit < levels.length; digit++) {
+      const off = fround(units[k]! - fround(levels[digit]! + shift));
+      own[digit] = fround(weights[k]! * off) * off;
+    }
+    errors.push(own);
+  }
   const half = width / 2;
   const lowSums = sumsOf(errors.slice(0, half));
   const highSums = sumsOf(errors.slice(half));

@@ -118,7 +118,7 @@ class Reference implements Engine {
         targets: this.#targets[lane]!.subarray(from, from + grid.values),
       };
       const row = this.#takeLane(lane);
-      const draft = roundBlock(grid, this.#metric, trials, refitsOf(this.shape.effort), own, {
+      const draft = roundBlock(grid, this.#metric, trials, refitsOf(grid, this.shape.effort), own, {
         scale: row.scales[block]!,
         offset: row.offsets[block]!,
         zero: row.zeros[block]!,

@@ -311,7 +311,7 @@ function setGrid(settings: Float32Array, grid: Grid, { effort }: FeedbackShape):
       leastScale,
       zeroPoints ? 1 : 0,
       trials.length,
-      refitsOf(effort),
+      refitsOf(grid, effort),
       sweepsOf(effort),
     ],
     4,

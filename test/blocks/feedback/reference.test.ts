@@ -34,8 +34,7 @@ const oneByOne: readonly BlockTypeName[] = [
 const points: readonly BlockTypeName[] = ["IQ1_S", "IQ1_M", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"];
 const codes: readonly FeedbackTarget[] = ([2, 4, 8] as const).flatMap((bits) => [
   { bits, block: 32, zeroPoints: false },
-  { bits, block: 16, zeroPoints: true },
-  { bits, block: 256, zeroPoints: true },
+  { bits, block: 64, zeroPoints: true },
 ]);
 const targets: readonly FeedbackTarget[] = [...oneByOne, ...points, ...codes];
 

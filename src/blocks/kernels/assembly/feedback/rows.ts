@@ -25,7 +25,7 @@ export function prepareMetric(): void {
       if ((k & 7) == 7 && k < j + 8) store<f32>(state.eightsAt + 4 * j, curvature);
     }
     store<f32>(state.curvaturesAt + 4 * j, curvature);
-    store<f32>(state.inversesAt + 4 * j, 1 / curvature);
+    store<f32>(state.inversesAt + 4 * j, curvature > 0 ? 1 / curvature : 0);
   }
 }
 
