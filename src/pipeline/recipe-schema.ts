@@ -4,6 +4,7 @@ import { nearest } from "../base/nearest.js";
 import { blockTypes, findBlockType } from "../blocks/table.js";
 import { tensorPattern } from "../plan/assign.js";
 import { findMix, MIX_ALIASES, MIX_NAMES } from "../plan/mixes.js";
+import { expected, shown } from "./shown.js";
 
 /** Raised when a key changes its meaning or goes away; new keys do not raise it. */
 const RECIPE_VERSION = 1;
@@ -14,32 +15,10 @@ const MAX_NAME = 100;
 /** The longest name of a tensor in GGUF has 64 characters; Node aborts when it compiles some of 100,000. */
 const MAX_PATTERN = 1000;
 
-/** Most characters of a value that a message repeats. */
-const MAX_SHOWN = 60;
-
 /** Types that weights can have: whole numbers and F64 are for other tensors. */
 const TYPE_NAMES: readonly string[] = blockTypes
   .map(({ name }) => name)
   .filter((name) => !/^(?:I\d+|F64)$/.test(name));
-
-/** A word of the file, cut to a bearable length. */
-export function shown(text: string): string {
-  return JSON.stringify(text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text);
-}
-
-function found(value: unknown): string {
-  if (value === undefined) return "the key is missing";
-  if (value === null) return "found nothing";
-  if (typeof value === "string") return `found ${shown(value)}`;
-  if (Array.isArray(value)) return "found a list";
-  // Lists and maps may refer to themselves; they are named, never printed.
-  return typeof value === "number" || typeof value === "boolean" ? `found ${value}` : "found a map";
-}
-
-/** Message for a value of another kind. */
-function expected(what: string) {
-  return { error: ({ input }: { readonly input?: unknown }) => `expected ${what}, ${found(input)}` };
-}
 
 /** Any case of some names, for editors: JSON Schema's expressions know no flag for it. */
 function inAnyCase(names: readonly string[]): string {
