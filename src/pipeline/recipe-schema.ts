@@ -33,7 +33,7 @@ function offered(names: readonly string[]) {
   return { anyOf: [{ enum: names }, { pattern: inAnyCase(names) }] };
 }
 
-const mixName = z
+export const mixName = z
   .string(expected("the name of a mix"))
   .superRefine((name, context) => {
     try {
@@ -46,7 +46,7 @@ const mixName = z
   })
   .meta({ id: "mix", ...offered([...MIX_NAMES, ...MIX_ALIASES.keys()]) });
 
-const typeName = z
+export const typeName = z
   .string(expected("the name of a type"))
   .superRefine((name, context) => {
     const known = findBlockType(name)?.name;
@@ -80,12 +80,17 @@ const pattern = z
     }
   });
 
-const name = z
+export const fileName = z
   .string(expected("text in quotes"))
   .regex(/^[A-Za-z0-9._-]+$/, { error: "expected letters, digits, dots, underscores and hyphens only" })
   .max(MAX_NAME, { error: `expected at most ${MAX_NAME} characters` })
   // llama.cpp would look for the other parts.
   .regex(/^(?!.*-\d{5}-of-\d{5}$)/, { error: "expected a name that is not that of a part of a split file" });
+
+const path = z
+  .string(expected("a path"))
+  .min(1, { error: "expected a path, found an empty one" })
+  .regex(/^[^\0]*$/, { error: "expected a path, which has no NUL characters" });
 
 const flag = z.boolean(expected("true or false"));
 
@@ -107,7 +112,7 @@ export const recipeSchema = z
       recipe: z
         .literal(RECIPE_VERSION, expected(`version ${RECIPE_VERSION}`))
         .meta({ description: "Version of this format." }),
-      name: name.optional().meta({
+      name: fileName.optional().meta({
         description: "Stands in the name of the file that is written, in place of the mix's name.",
       }),
       mix: mixName.meta({
@@ -138,15 +143,14 @@ export const recipeSchema = z
           "How values find their places in blocks. search: the least sum of importance × squared error that is found; ggml: byte for byte as llama-quantize.",
         default: "search",
       }),
-      imatrix: z
-        .string(expected("a path"))
-        .min(1, { error: "expected a path, found an empty one" })
-        .regex(/^[^\0]*$/, { error: "expected a path, which has no NUL characters" })
-        .optional()
-        .meta({
-          description:
-            "Importance matrix of llama-imatrix (GGUF or .dat); a relative path starts at the recipe's folder.",
-        }),
+      plan: path.optional().meta({
+        description:
+          "Plan that gives a type to every tensor that nothing above names, in place of the mix's rules; a relative path starts at the recipe's folder.",
+      }),
+      imatrix: path.optional().meta({
+        description:
+          "Importance matrix of llama-imatrix (GGUF or .dat); a relative path starts at the recipe's folder.",
+      }),
       keep_unused_kv: flag
         .optional()
         .meta({ description: "Keep keys and values that shared layers never use.", default: false }),

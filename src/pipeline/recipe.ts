@@ -21,6 +21,8 @@ export interface Recipe {
   /** Path of an importance matrix, as seen from the working folder. */
   readonly imatrix: string | undefined;
   readonly typeNames: TypeNames;
+  /** Path of a plan, as seen from the working folder. */
+  readonly plan: string | undefined;
   readonly method: Method | undefined;
   readonly keepUnusedKv: boolean;
   readonly keepSplit: boolean;
@@ -58,11 +60,12 @@ export function parseRecipe(text: string, path: string): Recipe {
 
 function recipeOf(parsed: Parsed, path: string): Recipe {
   const { mix, name, pure = false, output, embedding, per_layer_embedding: perLayerEmbedding } = parsed;
-  const { tensors = [], fallback = "near", imatrix, method, keep_unused_kv, keep_split } = parsed;
+  const { tensors = [], fallback = "near", imatrix, plan, method, keep_unused_kv, keep_split } = parsed;
   return {
     name,
     mix,
-    imatrix: imatrix === undefined || isAbsolute(imatrix) ? imatrix : join(dirname(path), imatrix),
+    imatrix: beside(path, imatrix),
+    plan: beside(path, plan),
     typeNames: {
       tensorTypes: tensors.map(({ match, type }, index) => ({
         pattern: match,
@@ -79,6 +82,10 @@ function recipeOf(parsed: Parsed, path: string): Recipe {
     keepUnusedKv: keep_unused_kv ?? false,
     keepSplit: keep_split ?? false,
   };
+}
+
+function beside(recipe: string, path: string | undefined): string | undefined {
+  return path === undefined || isAbsolute(path) ? path : join(dirname(recipe), path);
 }
 
 /**
