@@ -237,6 +237,18 @@ export function intAttribute(node: NodeProto, name: string, absent?: number): nu
   return found.type === ATTRIBUTE_TYPES.INT ? Number(found.i ?? 0) : NaN;
 }
 
+/** The same for a number of single precision. */
+export function floatAttribute(node: NodeProto, name: string, absent: number): number {
+  const found = attributeOf(node, name);
+  if (found === undefined) return absent;
+  return found.type === ATTRIBUTE_TYPES.FLOAT ? (found.f ?? 0) : NaN;
+}
+
+/** A list of numbers among the attributes of a node. */
+export function intsAttribute(node: NodeProto, name: string): number[] | undefined {
+  return attributeOf(node, name)?.ints?.map(Number);
+}
+
 /** A text among the attributes of a node. */
 export function textAttribute(node: NodeProto, name: string): string | undefined {
   const found = attributeOf(node, name);

@@ -2,7 +2,7 @@ import { attr } from "../../../formats/onnx/build.js";
 import type { Gemma4Config, LayerKind, Role, Weight } from "../types.js";
 import { headWeight, listWeights } from "../weights.js";
 import type { FloatType, GraphBuilder } from "./builder.js";
-import type { WeightSource } from "./stored.js";
+import type { Range, WeightSource } from "./stored.js";
 
 /** A place in the model where values can be looked at. */
 export interface Observed {
@@ -19,6 +19,27 @@ export interface Observed {
   readonly weights?: readonly Weight[];
 }
 
+/** A value of each turn of a loop over experts, of which the loop gives all. */
+export interface Collected {
+  /** Of the whole: [turns, …dims]. */
+  readonly name: string;
+  /** Name of the value in the loop. */
+  readonly value: string;
+  readonly type: "FLOAT" | "INT64";
+  readonly dims: readonly number[];
+}
+
+/** A product of rows with a matrix: y = x · Wᵀ. */
+export interface MatrixProduct {
+  readonly weight: Weight;
+  /** Those rows of the matrix that are multiplied; undefined for all. */
+  readonly rows: Range | undefined;
+  /** Name of [rows, in], with any dimensions in front. */
+  readonly x: string;
+  /** Name of [rows, out], with the same. */
+  readonly y: string;
+}
+
 /** What a graph is built for. */
 export interface GraphOptions {
   readonly config: Gemma4Config;
@@ -28,6 +49,15 @@ export interface GraphOptions {
   /** Attribute of every MatMulNBits: 0 computes with single precision, 4 rounds activations to 8 bits. */
   readonly accuracyLevel: number;
   readonly observe?: (observed: Observed) => void;
+  /** Is told of every product with a matrix of floats outside of loops. */
+  readonly multiplied?: (product: MatrixProduct) => void;
+  /**
+   * Adds values to the loop over the experts of a layer, which it has for each expert that is in use.
+   *
+   * @param builder of the body of the loop
+   * @param observed rows that an expert reads, [rows, columns]
+   */
+  readonly collect?: (builder: GraphBuilder, observed: Observed) => readonly Collected[];
 }
 
 /** Everything that the parts of a graph share while it is built. */

@@ -1,7 +1,7 @@
 import { attr, graph, valueInfo } from "../../../formats/onnx/build.js";
-import type { LayerConfig } from "../types.js";
+import type { LayerConfig, Weight } from "../types.js";
 import { GraphBuilder } from "./builder.js";
-import type { GraphContext } from "./context.js";
+import type { Collected, GraphContext } from "./context.js";
 import { linear, linearOf } from "./matrices.js";
 import type { Sequence } from "./sequence.js";
 
@@ -59,8 +59,10 @@ function route(ctx: GraphContext, { index }: LayerConfig, r: string): Routes {
     builder.number(1 / Math.sqrt(config.hidden)),
   ]);
   const scaled = builder.add("Mul", `${at}.scaled`, [normed, gain]);
-  const router = ctx.vector(ctx.weight("router", index));
-  const logits = builder.add("Gemm", `${at}.logits`, [scaled, router], { transB: attr.int(1) });
+  const weight = ctx.weight("router", index);
+  ctx.observe({ kind: "input", layer: index, value: scaled, weights: [weight] });
+  const logits = builder.add("Gemm", `${at}.logits`, [scaled, ctx.vector(weight)], { transB: attr.int(1) });
+  ctx.options.multiplied?.({ weight, rows: undefined, x: scaled, y: logits });
   const probabilities = builder.add("Softmax", `${at}.probabilities`, [logits], { axis: attr.int(-1) });
   const [chosen, experts] = builder.addMany(
     "TopK",
@@ -99,12 +101,21 @@ export function mixture(
   const flat = builder.integers([-1, config.hidden]);
   const x = builder.add("Reshape", `${at}.input`, [h, flat]);
   const { experts, weights } = route(ctx, layer, builder.add("Reshape", `${at}.residual`, [r, flat]));
-  const [inUse] = builder.addMany("Unique", `${at}.unique`, [experts], [`${at}.in_use`]);
-  const count = builder.add("Size", `${at}.count`, [inUse!]);
+  const inUse = expertsInUse(layer.index);
+  builder.addMany("Unique", `${at}.unique`, [experts], [inUse]);
+  const count = builder.add("Size", `${at}.count`, [inUse]);
   const zeros = builder.add("Mul", `${at}.zeros`, [x, builder.number(0)]);
-  const body = expertBody(ctx, layer, { x, experts, weights, inUse: inUse! });
-  const sum = builder.add("Loop", `${at}.sum`, [count, "", zeros], { body: attr.graph(body) });
-  return builder.add("Reshape", at, [sum, outer]);
+  const { body, collected } = expertBody(ctx, layer, { x, experts, weights, inUse });
+  const outputs = [`${at}.sum`, ...collected.map(({ name }) => name)];
+  const [sum] = builder.addMany("Loop", `${at}.sum`, [count, "", zeros], outputs, {
+    body: attr.graph(body),
+  });
+  return builder.add("Reshape", at, [sum!, outer]);
+}
+
+/** Name of the list of the experts that a layer's tokens chose, [in use], INT64: the loop takes them in this order. */
+export function expertsInUse(layer: number): string {
+  return `layers.${layer}.experts.in_use`;
 }
 
 function expertBody(
@@ -129,13 +140,24 @@ function expertBody(
     builder.integers([1]),
   ]);
   const own = ctx.toInternal(`${at}.rows.internal`, builder.add("GatherND", `${at}.rows`, [x, tokens]));
-  const both = linearOf(ctx, ctx.weight("experts_gate_up", index), own, expert, `${at}.gate_up`);
+  const collected: Collected[] = [];
+  const read = (value: string, weight: Weight): void => {
+    const observed = { kind: "input", layer: index, value, weights: [weight] } as const;
+    collected.push(...(ctx.options.collect?.(builder, observed) ?? []));
+  };
+  const [gateUpWeight, downWeight] = [
+    ctx.weight("experts_gate_up", index),
+    ctx.weight("experts_down", index),
+  ];
+  read(own, gateUpWeight);
+  const both = linearOf(ctx, gateUpWeight, own, expert, `${at}.gate_up`);
   const [gate, up] = builder.addMany("Split", `${at}.split`, [both], [`${at}.gate`, `${at}.up`], {
     axis: attr.int(-1),
     num_outputs: attr.int(2),
   });
   const gated = builder.add("Mul", `${at}.gated`, [gelu(ctx, `${at}.gelu`, gate!), up!]);
-  const down = linearOf(ctx, ctx.weight("experts_down", index), gated, expert, `${at}.down`);
+  read(gated, downWeight);
+  const down = linearOf(ctx, downWeight, gated, expert, `${at}.down`);
   const share = builder.add("Unsqueeze", `${at}.share`, [
     builder.add("GatherND", `${at}.weight`, [weights, places]),
     builder.integers([-1]),
@@ -145,12 +167,17 @@ function expertBody(
     reduction: attr.string("add"),
   });
   const still = builder.add("Identity", `${at}.still`, [going]);
-  return graph(`${at}.body`, builder.nodes, {
+  const body = graph(`${at}.body`, builder.nodes, {
     inputs: [
       valueInfo(turn, "INT64", []),
       valueInfo(going, "BOOL", []),
       valueInfo(sum, "FLOAT", [`${at}.count`, config.hidden]),
     ],
-    outputs: [valueInfo(still, "BOOL", []), valueInfo(next, "FLOAT", [`${at}.count`, config.hidden])],
+    outputs: [
+      valueInfo(still, "BOOL", []),
+      valueInfo(next, "FLOAT", [`${at}.count`, config.hidden]),
+      ...collected.map(({ value, type, dims }) => valueInfo(value, type, dims)),
+    ],
   });
+  return { body, collected };
 }

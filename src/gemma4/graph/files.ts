@@ -5,9 +5,11 @@ import { encodeModel } from "../../../formats/onnx/codec.js";
 import { openOnnx } from "../../../formats/onnx/read.js";
 import type { ModelProto } from "../../../formats/onnx/types.js";
 import type { BoundWeight } from "../bind.js";
-import type { Gemma4Config } from "../types.js";
+import type { Gemma4Config, LayerConfig } from "../types.js";
 import { CheckpointSource } from "./checkpoint-source.js";
+import { type GradientProbe, headGradient, layerGradient } from "./backward.js";
 import type { GraphOptions, Observed } from "./context.js";
+import { embeddingStep, headStep, layerStep, type Probe } from "./steps.js";
 import { decoderGraph, embedGraph, GRAPH_OPSET, rangeGraph, type UnplacedGraph } from "./graphs.js";
 
 /** The two graphs of a text model, and the folder that the paths of their data files start from. */
@@ -63,12 +65,20 @@ async function overShards<T>(
     folder: string,
     files: readonly string[],
   ) => T,
+  replaced: ReadonlyMap<string, string> = new Map(),
 ): Promise<T> {
   // In a hub's cache they are links, which the runtime does not follow out of a folder.
   const files = await Promise.all(shards.map(({ path }) => realpath(path)));
-  const folder = commonFolder(files);
-  const locations = files.map((file) => posix(relative(folder, file)));
-  const source = new CheckpointSource(weights, locations);
+  const others = await Promise.all(
+    [...replaced].map(async ([name, path]) => [name, await realpath(path)] as const),
+  );
+  const folder = commonFolder([...files, ...others.map(([, path]) => path)]);
+  const locationOf = (file: string): string => posix(relative(folder, file));
+  const source = new CheckpointSource(
+    weights,
+    files.map((file) => locationOf(file)),
+    new Map(others.map(([name, path]) => [name, locationOf(path)])),
+  );
   const finish = (graph: UnplacedGraph): ModelProto =>
     makeModel(
       graph.place((tensor) => source.place(tensor)),
@@ -106,6 +116,63 @@ export async function checkpointRanges(parts: CheckpointParts): Promise<Checkpoi
       observed: ranges.observed,
       folder,
     };
+  });
+}
+
+/** One step of the model: see `embeddingStep`, `layerStep` and `headStep`. */
+export type StepPlace = "embedding" | "head" | LayerConfig;
+
+/** A graph of one step, and the folder that the paths of its data files start from. */
+export interface StepGraph {
+  readonly model: ModelProto;
+  readonly folder: string;
+}
+
+/**
+ * The graph of one step of a checkpoint, over its shards.
+ *
+ * @param probe null for a graph that gives no more than what the next step reads
+ * @param replaced by names of weights, files of floats with other values
+ */
+export async function checkpointStep(
+  parts: CheckpointParts,
+  place: StepPlace,
+  probe: Probe | null,
+  replaced: ReadonlyMap<string, string>,
+): Promise<StepGraph> {
+  return overShards(
+    parts,
+    (options, finish, folder) => {
+      const whole = { ...options, ...parts };
+      const graph =
+        place === "embedding"
+          ? embeddingStep(whole, probe)
+          : place === "head"
+            ? headStep(whole, probe)
+            : layerStep(whole, place, probe);
+      return { model: finish(graph), folder };
+    },
+    replaced,
+  );
+}
+
+/**
+ * The graph of the gradients through one step of a checkpoint, over its shards: see `layerGradient` and `headGradient`.
+ *
+ * @throws OnnxError `onnx-gradient` for layers with experts, whose loop cannot be gone through
+ */
+export async function checkpointGradient(
+  parts: CheckpointParts,
+  place: "head" | LayerConfig,
+  labels: "given" | "drawn",
+  probe: GradientProbe,
+): Promise<StepGraph> {
+  return overShards(parts, (options, finish, folder) => {
+    const graph =
+      place === "head"
+        ? headGradient(options, labels, probe)
+        : layerGradient({ ...options, ...parts }, place, probe);
+    return { model: finish(graph), folder };
   });
 }
 

@@ -14,15 +14,17 @@ export const GRAPH_OPSET = 21;
 /** Name of the value that the output matrix reads: what the last norm gives. */
 export const LAST_HIDDEN = "last_hidden_state";
 
-const IDS = "input_ids";
-const EMBEDS = "inputs_embeds";
+export const LOGITS = "logits";
+export const IDS = "input_ids";
+/** Name of the rows of the embedding times √hidden. */
+export const EMBEDS = "inputs_embeds";
 const PER_LAYER = "per_layer_inputs";
 const MASK = "attention_mask";
 const POSITIONS = "position_ids";
 const KEPT = "num_logits_to_keep";
 
-const BATCH = "batch_size";
-const SEQUENCE = "sequence_length";
+export const BATCH = "batch_size";
+export const SEQUENCE = "sequence_length";
 const PAST = "past_sequence_length";
 const TOTAL = "total_sequence_length";
 
@@ -39,7 +41,8 @@ export interface UnplacedGraph {
   place(place: (tensor: GraphTensor) => TensorProto): GraphProto;
 }
 
-function unplaced(
+/** The graph of what a builder has collected. */
+export function unplaced(
   name: string,
   { nodes, constants, tensors }: GraphBuilder,
   inputs: readonly ValueInfoProto[],
@@ -88,9 +91,8 @@ export function embedGraph(options: EmbedOptions): UnplacedGraph {
 /** Makes `inputs_embeds` and, where the model has them, `per_layer_inputs` of `input_ids`. */
 function embeddings(ctx: GraphContext, options: EmbedOptions): void {
   const { builder } = ctx;
-  const { hidden, perLayerWidth, layers } = options.config;
-  const rows = lookUp(ctx, ctx.weight("embedding"), IDS, "embedding");
-  builder.add("Mul", EMBEDS, [rows, builder.number(Math.sqrt(hidden))]);
+  const { perLayerWidth, layers } = options.config;
+  tokenEmbeddings(ctx);
   if (perLayerWidth === 0) return;
   const own = lookUp(ctx, ctx.weight("ple_table"), tokenIds(builder, options), "per_layer.table");
   const apart = builder.add("Reshape", "per_layer.table.apart", [
@@ -100,8 +102,15 @@ function embeddings(ctx: GraphContext, options: EmbedOptions): void {
   builder.add("Mul", PER_LAYER, [apart, builder.number(Math.sqrt(perLayerWidth))]);
 }
 
+/** Makes `EMBEDS` of `IDS`. */
+export function tokenEmbeddings(ctx: GraphContext): void {
+  const { builder, config } = ctx;
+  const rows = lookUp(ctx, ctx.weight("embedding"), IDS, "embedding");
+  builder.add("Mul", EMBEDS, [rows, builder.number(Math.sqrt(config.hidden))]);
+}
+
 /** The ids with placeholders replaced. */
-function tokenIds(builder: GraphBuilder, { placeholders, padding }: EmbedOptions): string {
+export function tokenIds(builder: GraphBuilder, { placeholders, padding }: EmbedOptions): string {
   let result = IDS;
   for (const token of placeholders) {
     const here = builder.add("Equal", `per_layer.is_${token}`, [result, builder.integer(token)]);
@@ -193,7 +202,7 @@ export function textGraph(options: EmbedOptions): UnplacedGraph {
 }
 
 function logits({ config }: GraphOptions, tokens: string): ValueInfoProto {
-  return valueInfo("logits", "FLOAT", [BATCH, tokens, config.vocabulary]);
+  return valueInfo(LOGITS, "FLOAT", [BATCH, tokens, config.vocabulary]);
 }
 
 /** Inputs or outputs for keys and values of all layers that have their own. */
@@ -233,23 +242,34 @@ function decoderLayers(ctx: GraphContext): { readonly r: string; readonly outer:
  * @returns [batch, sequence, layers, width]
  */
 function perLayerInputs(ctx: GraphContext, outer: string): string {
-  const { builder, config } = ctx;
-  const { hidden, layers, perLayerWidth } = config;
+  const { layers, perLayerWidth } = ctx.config;
   const projection = ctx.weight("ple_projection");
   const x = ctx.toInternal("per_layer.input", EMBEDS);
   ctx.observe({ kind: "input", layer: null, value: x, weights: [projection] });
   const projected = linear(ctx, projection, x, outer, "per_layer.projection");
   ctx.observe({ kind: "product", layer: null, value: projected });
+  return perLayerSum(ctx, projected, PER_LAYER, [layers.length, perLayerWidth]);
+}
+
+/**
+ * @param projected [batch, sequence, …], in the internal type: what the projection gives for some layers
+ * @param own [batch, sequence, ...shape]: rows of the table times √width
+ * @param shape [layers, width], or [width] of one layer
+ */
+export function perLayerSum(
+  ctx: GraphContext,
+  projected: string,
+  own: string,
+  shape: readonly number[],
+): string {
+  const { builder, config } = ctx;
   const scaled = builder.add("Mul", "per_layer.scaled", [
     ctx.toFloat("per_layer.projection.float", projected),
-    builder.number(1 / Math.sqrt(hidden)),
+    builder.number(1 / Math.sqrt(config.hidden)),
   ]);
-  const apart = builder.add("Reshape", "per_layer.apart", [
-    scaled,
-    builder.integers([0, 0, layers.length, perLayerWidth]),
-  ]);
+  const apart = builder.add("Reshape", "per_layer.apart", [scaled, builder.integers([0, 0, ...shape])]);
   const context = ctx.norm("per_layer.context", apart, ctx.vector(ctx.weight("ple_norm")));
-  const sum = builder.add("Add", "per_layer.sum", [context, PER_LAYER]);
+  const sum = builder.add("Add", "per_layer.sum", [context, own]);
   return builder.add("Mul", "per_layer", [sum, builder.number(Math.SQRT1_2)]);
 }
 
@@ -261,7 +281,7 @@ function ofLayer(builder: GraphBuilder, perLayer: string, index: number): string
 
 /** Logits of the last tokens; the embedding is the output matrix unless there is one of its own. */
 function head(ctx: GraphContext, r: string, outer: string, kept: string | null): void {
-  const { builder, config } = ctx;
+  const { builder } = ctx;
   const normed = ctx.norm("final_norm", r, ctx.vector(ctx.weight("final_norm")));
   if (kept === null) builder.add("Identity", LAST_HIDDEN, [normed]);
   else {
@@ -276,19 +296,30 @@ function head(ctx: GraphContext, r: string, outer: string, kept: string | null):
       builder.integers([1]),
     ]);
   }
+  logitsOf(ctx, LAST_HIDDEN, headShape(ctx, outer));
+}
+
+/**
+ * Makes `LOGITS` of what the last norm gives.
+ *
+ * @param hidden [batch, tokens, hidden], single precision
+ * @param outer name of the shape [batch, tokens, −1]
+ */
+export function logitsOf(ctx: GraphContext, hidden: string, outer: string): void {
+  const { builder, config } = ctx;
   const weight = ctx.weight("head");
-  const x = ctx.toInternal("head.input", LAST_HIDDEN);
+  const x = ctx.toInternal("head.input", hidden);
   ctx.observe({ kind: "input", layer: null, value: x, weights: [weight] });
-  const y = linear(ctx, weight, x, headShape(ctx, outer), "head");
+  const y = linear(ctx, weight, x, outer, "head");
   ctx.observe({ kind: "product", layer: null, value: y });
   const logits = ctx.toFloat("head.float", y);
   if (config.softcap === null) {
-    builder.add("Identity", "logits", [logits]);
+    builder.add("Identity", LOGITS, [logits]);
     return;
   }
   const cap = builder.number(config.softcap);
   const bounded = builder.add("Tanh", "head.bounded", [builder.add("Div", "head.scaled", [logits, cap])]);
-  builder.add("Mul", "logits", [bounded, cap]);
+  builder.add("Mul", LOGITS, [bounded, cap]);
 }
 
 /** Shape [batch, kept, −1]. */

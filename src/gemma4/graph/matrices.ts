@@ -124,6 +124,22 @@ export function linear(
   return ctx.builder.add("Concat", name, parts, { axis: attr.int(-1) });
 }
 
+/**
+ * x · Wᵀ with some rows of a matrix.
+ *
+ * @param x [batch, sequence, in], in the internal type
+ * @param outer name of the shape [batch, sequence, −1]
+ * @returns [batch, sequence, rows.count]
+ */
+export function linearRows(
+  ctx: GraphContext,
+  weight: Weight,
+  rows: Range,
+  { x, outer, name }: { readonly x: string; readonly outer: string; readonly name: string },
+): string {
+  return product(ctx, weight, ctx.options.source.form(weight), x, outer, name, rows);
+}
+
 function product(
   ctx: GraphContext,
   weight: Weight,
@@ -140,7 +156,9 @@ function product(
     const scales = scalesFor(ctx, stored.scales, stored.scales);
     return matMulNBits(ctx, name, x, { ...stored, scales }, form, { rows: range?.count ?? all, columns });
   }
-  return floatProduct(ctx, floatTensor(ctx, weight, form, slice), form, { x, columns, outer, name });
+  const y = floatProduct(ctx, floatTensor(ctx, weight, form, slice), form, { x, columns, outer, name });
+  ctx.options.multiplied?.({ weight, rows: range, x, y });
+  return y;
 }
 
 interface FloatProduct {
@@ -234,4 +252,30 @@ export function lookUp(ctx: GraphContext, weight: Weight, ids: string, name: str
   const found =
     parts.length === 1 ? parts[0]! : builder.add("Concat", `${name}.joined`, parts, { axis: attr.int(-1) });
   return form.kind === "float" && form.type === "FLOAT" ? found : builder.cast(name, found, "FLOAT");
+}
+
+/**
+ * One of the equal parts that the rows of a table consist of, in single precision. The table is read as one of more
+ * rows that are shorter, so that the other parts are not touched.
+ *
+ * @param weight [vocabulary, parts · width], of floats
+ * @param ids [batch, sequence]
+ * @returns [batch, sequence, width]
+ */
+export function lookUpPart(
+  ctx: GraphContext,
+  weight: Weight,
+  ids: string,
+  { part, parts, name }: { readonly part: number; readonly parts: number; readonly name: string },
+): string {
+  const { builder } = ctx;
+  const form = ctx.options.source.form(weight);
+  if (form.kind !== "float") throw new RangeError(`${weight.name} of ${form.bits} bits is not read in parts`);
+  const [rows = 0, columns = 0] = weight.shape;
+  const dims = [rows * parts, columns / parts];
+  const table = builder.tensor({ name: weight.name, type: form.type, dims, weight, form, part: "values" });
+  const firsts = builder.add("Mul", `${name}.firsts`, [ids, builder.integer(parts)]);
+  const places = builder.add("Add", `${name}.places`, [firsts, builder.integer(part)]);
+  const found = builder.add("Gather", `${name}.rows`, [table, places], { axis: attr.int(0) });
+  return form.type === "FLOAT" ? found : builder.cast(name, found, "FLOAT");
 }

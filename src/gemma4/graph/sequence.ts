@@ -15,11 +15,11 @@ export interface Sequence {
   readonly lastPlace: string;
   /** Length of past and present, INT32 without dimensions. */
   readonly total: string;
-  /** [batch, 1, sequence, total], in the internal type: what is added to the scores. */
+  /** [batch, 1, sequence, total], in the internal type: what is added to the scores; empty for nothing. */
   readonly bias: string;
   /** Numbers of the rows of `cosines` and `sines`: [batch, sequence]. */
   readonly rows: string;
-  /** [batch · sequence, headDim / 2] for each kind of layer, single precision. */
+  /** [rows, headDim / 2] for each kind of layer, single precision. */
   readonly cosines: ReadonlyMap<LayerKind, string>;
   readonly sines: ReadonlyMap<LayerKind, string>;
 }
@@ -70,7 +70,39 @@ export function sequence(ctx: GraphContext, embeds: string, mask: string, positi
     lastPlace,
     total,
     bias: bias(ctx, mask, shape, width, MASKED[options.internal]),
-    ...angles(ctx, positions, shape),
+    ...anglesOf(ctx, positions, shape),
+  };
+}
+
+/**
+ * The same for whole windows without padding or past: nothing is added to the scores, and all rows turn alike.
+ *
+ * @param states [batch, sequence, hidden]
+ */
+export function windowSequence(ctx: GraphContext, states: string): Sequence {
+  const { builder } = ctx;
+  const shape = builder.add("Shape", "sequence.shape", [states], { start: attr.int(0), end: attr.int(2) });
+  const batch = builder.add("Shape", "sequence.batch", [states], { start: attr.int(0), end: attr.int(1) });
+  const width = builder.add("Shape", "sequence.width", [states], { start: attr.int(1), end: attr.int(2) });
+  const outer = builder.add("Concat", "sequence.outer", [shape, builder.integers([-1])], {
+    axis: attr.int(0),
+  });
+  const length = builder.add("Squeeze", "sequence.total.wide", [width]);
+  const last = builder.add("Sub", "sequence.last", [width, builder.integers([1])]);
+  const places = builder.add("Range", "rotary.range", [builder.integer(0), length, builder.integer(1)]);
+  const numbers = builder.add("Unsqueeze", "rotary.positions", [places, builder.integers([1])]);
+  return {
+    outer,
+    batch,
+    lastPlace: builder.cast(
+      "sequence.last_place",
+      builder.add("Expand", "sequence.last_place.wide", [last, batch]),
+      "INT32",
+    ),
+    total: builder.cast("sequence.total", length, "INT32"),
+    bias: "",
+    rows: builder.add("Expand", "rotary.rows", [places, shape]),
+    ...angles(ctx, builder.cast("rotary.positions.float", numbers, "FLOAT")),
   };
 }
 
@@ -91,17 +123,22 @@ function bias(ctx: GraphContext, mask: string, shape: string, width: string, mas
   return ctx.toInternal("sequence.bias", expanded);
 }
 
-function angles(
+function anglesOf(
   ctx: GraphContext,
   positions: string,
   shape: string,
 ): Pick<Sequence, "rows" | "cosines" | "sines"> {
-  const { builder, config } = ctx;
+  const { builder } = ctx;
   const flat = builder.add("Reshape", "rotary.positions", [positions, builder.integers([-1, 1])]);
   const numbers = builder.cast("rotary.positions.float", flat, "FLOAT");
   const count = builder.add("ReduceProd", "rotary.count", [shape], { keepdims: attr.int(0) });
   const range = builder.add("Range", "rotary.range", [builder.integer(0), count, builder.integer(1)]);
-  const rows = builder.add("Reshape", "rotary.rows", [range, shape]);
+  return { rows: builder.add("Reshape", "rotary.rows", [range, shape]), ...angles(ctx, numbers) };
+}
+
+/** @param numbers [rows, 1], single precision: positions */
+function angles(ctx: GraphContext, numbers: string): Pick<Sequence, "cosines" | "sines"> {
+  const { builder, config } = ctx;
   const cosines = new Map<LayerKind, string>();
   const sines = new Map<LayerKind, string>();
   for (const layer of config.layers) {
@@ -112,5 +149,5 @@ function angles(
     cosines.set(kind, builder.add("Cos", `rotary.${kind}.cosines`, [angle]));
     sines.set(kind, builder.add("Sin", `rotary.${kind}.sines`, [angle]));
   }
-  return { rows, cosines, sines };
+  return { cosines, sines };
 }

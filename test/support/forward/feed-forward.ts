@@ -8,6 +8,7 @@ import {
   rmsNorm,
   rowOf,
   scale,
+  show,
   softmax,
   type Values,
   zeros,
@@ -21,7 +22,11 @@ import {
  * @param down [hidden, width]
  */
 export function mlp(x: Matrix, gate: Values, up: Values, down: Values): Matrix {
-  return linear(multiply(geluTanh(linear(x, gate)), linear(x, up)), down);
+  return linear(gated(x, gate, up), down);
+}
+
+function gated(x: Matrix, gate: Values, up: Values): Matrix {
+  return multiply(geluTanh(linear(x, gate)), linear(x, up));
 }
 
 interface Choice {
@@ -78,7 +83,10 @@ export function mixture(
     for (const { expert, weight } of choices) {
       const gate = gateUp.subarray(2 * expert * size, (2 * expert + 1) * size);
       const up = gateUp.subarray((2 * expert + 1) * size, (2 * expert + 2) * size);
-      const y = scale(mlp(x, gate, up, down.subarray(expert * size, (expert + 1) * size)), weight);
+      const inner = gated(x, gate, up);
+      show(gateUp, x, expert);
+      show(down, inner, expert);
+      const y = scale(linear(inner, down.subarray(expert * size, (expert + 1) * size)), weight);
       for (const [i, value] of y.values.entries()) sum[i]! += value;
     }
   }

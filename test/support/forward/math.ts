@@ -64,6 +64,21 @@ export function dot(a: Float64Array, b: Values, start = 0): number {
   return s0 + s1 + s2 + s3;
 }
 
+/** Sees the rows that a matrix reads: all of a sequence, or one of an expert's. */
+export type Watcher = (x: Matrix, expert: number | null) => void;
+
+const watchers = new WeakMap<Values, Watcher>();
+
+/** Shows a watcher whatever is multiplied by a matrix from now on. */
+export function watch(weight: Values, watcher: Watcher): void {
+  watchers.set(weight, watcher);
+}
+
+/** Shows the watcher of a matrix, or of a stack of them, what it reads. */
+export function show(weight: Values, x: Matrix, expert: number | null = null): void {
+  watchers.get(weight)?.(x, expert);
+}
+
 /**
  * x · Wᵀ
  *
@@ -72,6 +87,7 @@ export function dot(a: Float64Array, b: Values, start = 0): number {
  * @returns [rows, out]
  */
 export function linear(x: Matrix, weight: Values): Matrix {
+  show(weight, x);
   const out = weight.length / x.columns;
   const y = zeros(x.rows, out);
   for (let row = 0; row < x.rows; row++) {
