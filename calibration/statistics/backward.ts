@@ -18,6 +18,7 @@ import { type MomentPlan, planMoments } from "./moments.js";
 import { StateRoom, type States } from "./states.js";
 import { InputSums } from "./sums.js";
 import type { StepStatistics } from "./types.js";
+import { PREPACK_RUNS } from "./walker.js";
 
 /**
  * Tokens that run at once: a layer and the way back through it hold about ten values for each value of its widest
@@ -27,9 +28,6 @@ const BATCH_TOKENS = 2048;
 
 /** Values of the size of the logits at a time: logits before and behind the soft cap, probabilities, sums, gradients. */
 const LOGIT_COPIES = 6;
-
-/** From so many runs on it pays to copy weights into the order that the runtime's kernels like. */
-const PREPACK_RUNS = 4;
 
 type Fetched = Record<string, TensorValue>;
 

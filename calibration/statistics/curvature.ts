@@ -3,8 +3,8 @@ import type { CheckpointParts } from "../../src/gemma4/graph/files.js";
 import { BackwardWalk } from "./backward.js";
 import { StatisticsError } from "./errors.js";
 import { rowsName } from "./gradient-probe.js";
+import type { MomentOptions, WalkProgress } from "./options.js";
 import type { InputStatistics, Moments, StepStatistics } from "./types.js";
-import type { MomentOptions, WalkProgress } from "./walk.js";
 
 export interface CurvatureOptions {
   readonly engine: OnnxEngine;
@@ -39,8 +39,8 @@ export interface CurvatureOptions {
  * rows, under the names of `rowsName`: of g, and of |g| · x. See `curvatureOf` for what they are good for. Of the output
  * matrix there are no moments of g: they would be as large as the vocabulary, squared.
  *
- * @throws StatisticsError, EngineError with the runtime's own reason, OnnxError for layers with experts, OutputError
- *   for the scratch folder, and the signal's reason
+ * @throws StatisticsError, EngineError with the runtime's own reason, OutputError for the scratch folder, and the
+ *   signal's reason
  */
 export async function* walkBack(options: CurvatureOptions): AsyncGenerator<StepStatistics, void> {
   const walk = new BackwardWalk(options);
@@ -158,6 +158,20 @@ function transposed(values: Float32Array, columns: number): Float32Array {
   return result;
 }
 
+/** Σ a[j] · b[start + j]. Four sums side by side take a third of the time of one, which waits for its last addition. */
+function dot(a: Float32Array, b: Float32Array, start: number): number {
+  const fours = a.length - (a.length % 4);
+  let [s0, s1, s2, s3] = [0, 0, 0, 0];
+  for (let j = 0; j < fours; j += 4) {
+    s0 += a[j]! * b[start + j]!;
+    s1 += a[j + 1]! * b[start + j + 1]!;
+    s2 += a[j + 2]! * b[start + j + 2]!;
+    s3 += a[j + 3]! * b[start + j + 3]!;
+  }
+  for (let j = fours; j < a.length; j++) s0 += a[j]! * b[start + j]!;
+  return s0 + s1 + s2 + s3;
+}
+
 /** E · M for a symmetric M, in its blocks or by its diagonal: [rows, columns] each. */
 function multiplied(
   error: Float32Array,
@@ -174,9 +188,7 @@ function multiplied(
     const { start, width, place } = blockAt(moments, column);
     const own = moments.values.subarray(start + place * width, start + (place + 1) * width);
     for (let at = column; at < error.length; at += columns) {
-      let sum = 0;
-      for (let j = 0; j < width; j++) sum += own[j]! * error[at - place + j]!;
-      result[at] = sum;
+      result[at] = dot(own, error, at - place);
     }
   }
   return result;

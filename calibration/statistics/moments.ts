@@ -48,36 +48,43 @@ export interface MomentLimits {
   readonly fullColumns?: number;
   /** Lengths of the windows: the stride has no divisor in common with them, so that every place gets its turn. */
   readonly lengths: ReadonlySet<number>;
+  /** Whether there are moments between two models besides. */
+  readonly cross?: boolean;
+}
+
+/** Values of the moments of an input in blocks of a width. */
+function valuesOf({ columns, count }: MomentDemand, width: number): number {
+  return columns * Math.min(columns, width) * count;
 }
 
 /**
- * Divides memory among the moments of a step. Narrow inputs come first; what a matrix does not need of its share is
- * there for the wider ones, which are cut to blocks on the diagonal where they do not fit.
+ * Divides memory among the moments of a step. All get blocks on the diagonal; what is left goes to the narrow ones
+ * first, and what a matrix does not need of its share is there for the wider ones.
  *
  * @throws StatisticsError `memory-too-small`, exit code 2
  */
 export function planMoments(demands: readonly MomentDemand[], limits: MomentLimits): Map<string, MomentPlan> {
   const plans = new Map<string, MomentPlan>();
-  const ascending = demands.toSorted((a, b) => a.columns ** 2 * a.count - b.columns ** 2 * b.count);
-  let room = limits.memory / COPIES / FLOAT_BYTES;
-  for (const [index, { input, columns, count }] of ascending.entries()) {
-    const share = room / (ascending.length - index) / count;
-    const fits = columns ** 2 <= share;
-    const width = fits ? columns : Math.floor(share / columns / BLOCK_QUANTUM) * BLOCK_QUANTUM;
-    if (width === 0) {
-      const needed = columns * BLOCK_QUANTUM * count * (ascending.length - index) * COPIES * FLOAT_BYTES;
-      throw new StatisticsError(
-        "memory-too-small",
-        `${formatSize(limits.memory)} do not hold the moments of ${input} even in blocks of ${BLOCK_QUANTUM} columns, expected ${formatSize(needed)} or more`,
-        { exitCode: 2, advice: "Raise --memory." },
-      );
-    }
-    plans.set(input, {
-      columns,
-      blockWidth: width,
-      stride: count > 1 ? 1 : strideFor(columns * width, limits),
-    });
-    room -= columns * width * count;
+  const bytes = FLOAT_BYTES * COPIES * (limits.cross === true ? 2 : 1);
+  const ascending = demands.toSorted((a, b) => valuesOf(a, a.columns) - valuesOf(b, b.columns));
+  const least = ascending.reduce((sum, demand) => sum + valuesOf(demand, BLOCK_QUANTUM), 0);
+  let spare = limits.memory / bytes - least;
+  if (spare < 0) {
+    throw new StatisticsError(
+      "memory-too-small",
+      `${formatSize(limits.memory)} do not hold the moments of ${demands.map(({ input }) => input).join(", ")} even in blocks of ${BLOCK_QUANTUM} columns, expected ${formatSize(least * bytes)} or more`,
+      { exitCode: 2, advice: "Raise --memory." },
+    );
+  }
+  for (const [index, demand] of ascending.entries()) {
+    const { input, columns, count } = demand;
+    const start = valuesOf(demand, BLOCK_QUANTUM);
+    const share = start + spare / (ascending.length - index);
+    const fits = valuesOf(demand, columns) <= share;
+    const width = fits ? columns : Math.floor(share / columns / count / BLOCK_QUANTUM) * BLOCK_QUANTUM;
+    const stride = count > 1 ? 1 : strideFor(columns * width, limits);
+    plans.set(input, { columns, blockWidth: width, stride });
+    spare -= valuesOf(demand, width) - start;
   }
   return plans;
 }

@@ -34,9 +34,22 @@ export class Replacements {
     return this.#paths;
   }
 
-  /** @throws StatisticsError for a name that is no weight, and values that are not as many as its own */
-  async add(replaced: ReadonlyMap<string, Replacement>): Promise<void> {
+  /**
+   * @param layer the only layer whose weights may be among them, null for weights outside the layers; any when left
+   *   out
+   * @throws StatisticsError for a name that is no weight, or of another layer, and values that are not as many as
+   *   its own
+   */
+  async add(replaced: ReadonlyMap<string, Replacement>, layer?: number | null): Promise<void> {
     for (const [name, replacement] of replaced) {
+      const own = this.#weights.get(name)?.layer;
+      if (layer !== undefined && own !== undefined && own !== layer) {
+        const [is, expected] = [own, layer].map((each) => (each === null ? "no layer" : `layer ${each}`));
+        throw new StatisticsError(
+          "other-step",
+          `${name} is replaced as a weight of ${expected}, but is one of ${is}`,
+        );
+      }
       const bytes = 4 * this.#sizeOf(name);
       const isFile = "path" in replacement;
       const found = isFile ? (await stat(replacement.path)).size : replacement.byteLength;

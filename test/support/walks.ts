@@ -33,7 +33,7 @@ export async function walkOptions(
     engine,
     checkpoint: await partsOf(folder),
     windows,
-    threads: 2,
+    threads: 1,
     order: "parallel",
     moments: null,
     scratch: await mkdtemp(join(scratchFolder(), "walk-")),

@@ -2,10 +2,10 @@ import { shown } from "../../errors.js";
 import { OnnxError } from "../errors.js";
 import { isOnnxDomain } from "../versions.js";
 import type { NodeProto } from "../types.js";
-import { type NodeSink, Place } from "./place.js";
+import { type NodeSink, Place, type Rule } from "./place.js";
 import { NOT_DIFFERENTIABLE, RULES } from "./rules.js";
 
-export type { NodeSink } from "./place.js";
+export type { NodeSink, Place, Rule } from "./place.js";
 
 export interface GradientOptions {
   /** Nodes of the graph in the order in which they run. */
@@ -16,6 +16,8 @@ export interface GradientOptions {
   readonly wanted: readonly string[];
   /** Start of the names of nodes that are added; `gradient` when left out. */
   readonly prefix?: string;
+  /** Rules by operator besides the general ones, such as for a loop of a known form. */
+  readonly rules?: ReadonlyMap<string, Rule>;
 }
 
 /** Whether a node gives nothing that changes smoothly with what it reads, such as a shape or an order. */
@@ -29,12 +31,17 @@ function readBy(node: NodeProto): string[] {
   return [...node.input, ...inner.flatMap((body) => body.node.flatMap(readBy))];
 }
 
+/** Outputs that have gradients: of operators that give places as well, only the first ones. */
+function smoothOutputs({ opType, output, domain = "" }: NodeProto): readonly string[] {
+  return isOnnxDomain(domain) && opType === "TopK" ? output.slice(0, 1) : output;
+}
+
 /** Outputs of nodes that depend smoothly on some values, with these values. */
 function dependents(nodes: readonly NodeProto[], values: readonly string[]): Set<string> {
   const active = new Set(values);
   for (const node of nodes) {
     if (isStep(node) || !readBy(node).some((name) => active.has(name))) continue;
-    for (const output of node.output) if (output !== "") active.add(output);
+    for (const output of smoothOutputs(node)) if (output !== "") active.add(output);
   }
   return active;
 }
@@ -77,7 +84,7 @@ class Sums {
  *   wanted value that nothing with an incoming gradient depends on
  */
 export function addGradients(sink: NodeSink, options: GradientOptions): ReadonlyMap<string, string> {
-  const { nodes, incoming, wanted, prefix = "gradient" } = options;
+  const { nodes, incoming, wanted, prefix = "gradient", rules } = options;
   const active = dependents(nodes, wanted);
   const sums = new Sums(sink, prefix);
   for (const [value, gradient] of incoming) sums.add(value, gradient);
@@ -88,8 +95,16 @@ export function addGradients(sink: NodeSink, options: GradientOptions): Readonly
     if (gradients.every((gradient) => gradient === undefined)) continue;
     const name = `${prefix}/${node.output.find((output) => output !== "")}`;
     const needed = node.input.map((input) => active.has(input));
-    const place = new Place({ sink, node, name, gradients, needed });
-    const rule = RULES.get(ruleName(node));
+    const place = new Place({
+      sink,
+      node,
+      name,
+      gradients,
+      needed,
+      isActive: (value) => active.has(value),
+      give: (value, gradient) => sums.add(value, gradient),
+    });
+    const rule = rules?.get(ruleName(node)) ?? RULES.get(ruleName(node));
     if (rule === undefined) throw place.error("has no rule for its gradient");
     for (const [index, gradient] of rule(place).entries()) {
       if (gradient !== undefined) sums.add(node.input[index]!, gradient);

@@ -44,6 +44,10 @@ export interface PlaceParts {
   readonly gradients: readonly (string | undefined)[];
   /** For each input, whether its gradient is wanted. */
   readonly needed: readonly boolean[];
+  /** Whether a value of the graph depends smoothly on what gradients are wanted of. */
+  readonly isActive: (value: string) => boolean;
+  /** Takes a gradient of a value that is no input of the node: one that a body reads. */
+  readonly give: (value: string, gradient: string) => void;
 }
 
 /** A node whose gradients are to be computed, with short ways to add nodes for them. */
@@ -98,6 +102,16 @@ export class Place {
   /** The result of `make` for an input whose gradient is wanted. */
   wanted(index: number, make: () => string): string | undefined {
     return this.needs(index) ? make() : undefined;
+  }
+
+  /** Whether the gradient of a value is wanted that is no input of the node, but that a body of it may read. */
+  isActive(value: string): boolean {
+    return this.#parts.isActive(value);
+  }
+
+  /** Gives a gradient of such a value. */
+  give(value: string, gradient: string): void {
+    this.#parts.give(value, gradient);
   }
 
   /** A complaint about the node. */

@@ -3,6 +3,7 @@ import { addGradients } from "../../../formats/onnx/gradient/gradient.js";
 import type { ValueInfoProto } from "../../../formats/onnx/types.js";
 import type { LayerConfig } from "../types.js";
 import { GraphBuilder } from "./builder.js";
+import { expertLoopRule } from "./expert-gradient.js";
 import { GraphContext, type GraphOptions, type MatrixProduct } from "./context.js";
 import {
   BATCH,
@@ -78,6 +79,7 @@ function backward({ options, build, begin, wanted, probe }: BackwardParts) {
     nodes,
     incoming: begin(builder),
     wanted: [...wanted, ...products.map(({ y }) => y)],
+    rules: new Map([["Loop", expertLoopRule(builder)]]),
   });
   for (const value of wanted) builder.add("Identity", gradientOf(value), [gradients.get(value)!]);
   const outputs = products.flatMap((product) =>

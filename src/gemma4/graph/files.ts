@@ -172,11 +172,7 @@ export async function checkpointComparison(
   return overShards(parts, (options, finish, folder) => ({ model: finish(make(options)), folder }), replaced);
 }
 
-/**
- * The graph of the gradients through one step of a checkpoint, over its shards: see `layerGradient` and `headGradient`.
- *
- * @throws OnnxError `onnx-gradient` for layers with experts, whose loop cannot be gone through
- */
+/** The graph of the gradients through one step of a checkpoint, over its shards: see `layerGradient` and `headGradient`. */
 export async function checkpointGradient(
   parts: CheckpointParts,
   place: "head" | LayerConfig,

@@ -1,25 +1,19 @@
 import { join } from "node:path";
-import { InferenceSession, Tensor } from "onnxruntime-node";
+import { Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
 import { attr, valueInfo } from "../../../formats/onnx/build.js";
-import { encodeModel } from "../../../formats/onnx/codec.js";
-import { openCheckpoint } from "../../../formats/safetensors/read.js";
-import { bindCheckpoint } from "../../../src/gemma4/bind.js";
-import { readConfig } from "../../../src/gemma4/config.js";
-import { gradientOf, type GradientProbe, HEAD, laterGradientOf } from "../../../src/gemma4/graph/backward.js";
-import {
-  checkpointGradient,
-  type CheckpointParts,
-  checkpointStep,
-  type StepGraph,
-} from "../../../src/gemma4/graph/files.js";
-import { isShared, sharedNames, sourceLayer, STEP } from "../../../src/gemma4/graph/steps.js";
-import type { Weight } from "../../../src/gemma4/types.js";
-import { type CheckpointOptions, makeCheckpoint } from "../../support/checkpoints.js";
+import { type GradientProbe, HEAD } from "../../../src/gemma4/graph/backward.js";
+import { checkpointGradient, type CheckpointParts } from "../../../src/gemma4/graph/files.js";
+import { STEP } from "../../../src/gemma4/graph/steps.js";
+import { headWeight, listWeights, parameterCount } from "../../../src/gemma4/weights.js";
+import { type CheckpointOptions, makeCheckpoint, NANO } from "../../support/checkpoints.js";
 import { scratchFolder } from "../../support/convert.js";
 import { forward } from "../../support/forward/forward.js";
+import { linear, rmsNorm, rowOf, softmax } from "../../support/forward/math.js";
 import { readTextModel, type TextModel, withWeights } from "../../support/forward/model.js";
+import { goBack, run } from "../../support/gradients.js";
 import { randomTokens, trainedSpread } from "../../support/text-models.js";
+import { partsOf } from "../../support/walks.js";
 import { randomFrom } from "../../support/weights.js";
 
 const TOKENS = 12;
@@ -29,20 +23,6 @@ const WINDOW = 5;
 const text = { sliding_window: WINDOW, intermediate_size: 96, head_dim: 16, global_head_dim: 32 };
 /** Gradients of single precision against differences of double precision. */
 const TOLERANCE = 1e-4;
-
-type Values = Record<string, Tensor>;
-
-async function run({ model, folder }: StepGraph, feeds: Values): Promise<Values> {
-  const session = await InferenceSession.create(await encodeModel(model), {
-    logSeverityLevel: 3,
-    intraOpNumThreads: 1,
-    extra: { session: { model_external_initializers_file_folder_path: folder } },
-  });
-  const wanted = session.inputNames.map((name) => [name, feeds[name]!]);
-  const found = await session.run(Object.fromEntries(wanted) as Values);
-  await session.release();
-  return found;
-}
 
 /** Gives Σ g · xᵀ, which is the gradient of the matrix, under the name of the weight and its first row. */
 const matrixGradients: GradientProbe = (builder, { weight, rows, x, gradient }) => {
@@ -56,72 +36,18 @@ const matrixGradients: GradientProbe = (builder, { weight, rows, x, gradient }) 
 
 /** Gradients of all matrices of −Σ log p(token) over all tokens but the first. */
 async function gradientsOf(parts: CheckpointParts, tokens: Int32Array): Promise<Map<string, Float64Array>> {
-  const { config } = parts;
-  const ids = new Tensor("int64", BigInt64Array.from(tokens, BigInt), [1, tokens.length]);
-  const first = await run(await checkpointStep(parts, "embedding", null, new Map()), { [STEP.ids]: ids });
-  const states: Tensor[] = [first[STEP.next]!];
-  const shared: Values = {};
-  for (const layer of config.layers) {
-    const step = await checkpointStep(parts, layer, null, new Map());
-    const found = await run(step, { [STEP.ids]: ids, [STEP.states]: states.at(-1)!, ...shared });
-    states.push(found[STEP.next]!);
-    if (isShared(config, layer)) {
-      for (const name of Object.values(sharedNames(layer))) shared[name] = found[name]!;
-    }
-  }
   const gradients = new Map<string, Float64Array>();
-  const note = (found: Values): void => {
-    for (const [name, tensor] of Object.entries(found)) {
-      const [weight = "", row] = name.split("@");
-      if (row === undefined) continue;
-      const own = parts.weights.find((each) => each.weight.name === weight)?.weight ?? headOf(parts);
-      const whole = gradients.get(weight) ?? new Float64Array(own.shape.reduce((a, b) => a * b, 1));
-      whole.set(tensor.data as Float32Array, Number(row) * own.shape.at(-1)!);
-      gradients.set(weight, whole);
-    }
-  };
-  const { hidden } = config;
-  const count = tokens.length - 1;
-  const scored = new Tensor("float32", (states.pop()!.data as Float32Array).slice(0, count * hidden), [
-    1,
-    count,
-    hidden,
-  ]);
-  const labels = new Tensor("int64", BigInt64Array.from(tokens.subarray(1), BigInt), [1, count]);
-  const head = await run(await checkpointGradient(parts, "head", "given", matrixGradients), {
-    [STEP.states]: scored,
-    [HEAD.labels]: labels,
-  });
-  note(head);
-  const whole = new Float32Array(tokens.length * hidden);
-  whole.set(head[gradientOf(STEP.states)]!.data as Float32Array);
-  let later = new Tensor("float32", whole, [1, tokens.length, hidden]);
-  const ofShared: Values = {};
-  for (const [name, { dims }] of Object.entries(shared)) {
-    const size = dims.reduce((a, b) => a * b, 1);
-    ofShared[laterGradientOf(name)] = new Tensor("float32", new Float32Array(size), dims);
-  }
-  for (const layer of config.layers.toReversed()) {
-    const found = await run(await checkpointGradient(parts, layer, "given", matrixGradients), {
-      [STEP.ids]: ids,
-      [STEP.states]: states.pop()!,
-      [laterGradientOf(STEP.next)]: later,
-      ...shared,
-      ...ofShared,
-    });
-    note(found);
-    later = found[gradientOf(STEP.states)]! as typeof later;
-    const source = sourceLayer(config, layer);
-    if (source === null) continue;
-    for (const name of Object.values(sharedNames(source))) {
-      ofShared[laterGradientOf(name)] = found[gradientOf(name)]!;
-    }
+  const listed = new Map(
+    [...listWeights(parts.config), headWeight(parts.config)].map((each) => [each.name, each]),
+  );
+  for (const [name, tensor] of await goBack(parts, tokens, matrixGradients)) {
+    const [weight = "", row] = name.split("@");
+    const own = listed.get(weight)!;
+    const whole = gradients.get(weight) ?? new Float64Array(parameterCount(own));
+    whole.set(tensor.data as Float32Array, Number(row) * own.shape.at(-1)!);
+    gradients.set(weight, whole);
   }
   return gradients;
-}
-
-function headOf({ weights }: CheckpointParts): Weight {
-  return weights.find(({ weight }) => weight.role === "embedding")!.weight;
 }
 
 /** −Σ log p(token) over all tokens but the first. */
@@ -176,6 +102,7 @@ function along(
 
 const kinds: readonly (readonly [string, CheckpointOptions])[] = [
   ["an E-like checkpoint, with shared keys and wide MLPs", { kind: "e", layers: 6, shards: 2 }],
+  ["a mixture of experts", { kind: "moe" }],
   ["a dense one with k = v and an output matrix of its own", { kind: "dense", dtype: "F32", head: true }],
 ];
 
@@ -183,22 +110,54 @@ describe("gradients through the layers agree with differences of a plain forward
   it.each(kinds)("%s", async (_name, options) => {
     const folder = join(scratchFolder(), "gradients");
     await makeCheckpoint(folder, { ...options, hidden: 64, spread: trainedSpread, text });
-    const config = await readConfig(folder);
-    const checkpoint = await openCheckpoint(folder);
-    const { weights } = bindCheckpoint(config, checkpoint);
-    const parts = { config, weights, shards: checkpoint.shards, placeholders: [], padding: 0 };
+    const parts = await partsOf(folder);
     const tokens = randomTokens(TOKENS, 1);
     const model = await readTextModel(folder);
     const gradients = await gradientsOf(parts, tokens);
     const all = [...gradients.keys()];
     const groups = [
       ...new Set(all.map((name) => name.replace(/^layers\.\d+\./, ""))),
-      ...config.layers.map(({ index }) => `layers.${index}.`),
+      ...parts.config.layers.map(({ index }) => `layers.${index}.`),
     ];
+    const errors: [group: string, error: number][] = [];
     for (const group of groups) {
       const names = all.filter((name) => name.startsWith(group) || name.endsWith(group));
       const { slope, expected } = along(model, tokens, gradients, names);
-      expect(Math.abs(slope / expected - 1), group).toBeLessThan(TOLERANCE);
+      errors.push([group, Math.abs(slope / expected - 1)]);
     }
+    expect(errors.filter(([, error]) => !(error < TOLERANCE))).toEqual([]);
+  });
+});
+
+describe("labels", () => {
+  const states = [0, 1, 2].map((seed) => randomFrom(seed));
+
+  it("are drawn by the probabilities that the head gives", async () => {
+    const parts = await partsOf(NANO);
+    const { hidden, vocabulary, rmsEpsilon, softcap } = parts.config;
+    const model = await readTextModel(NANO);
+    const x = Float32Array.from(
+      { length: states.length * hidden },
+      (_, index) => 8 * (states[Math.floor(index / hidden)]!() - 0.5),
+    );
+    const draws = Float32Array.of(0, 0.4, 0.9999);
+    const tensors = {
+      [STEP.states]: new Tensor("float32", x, [1, 3, hidden]),
+      [HEAD.draws]: new Tensor("float32", draws, [1, 3]),
+    };
+    const found = await run(await checkpointGradient(parts, "head", "drawn", () => []), tensors);
+    const labels = Array.from(found[HEAD.drawn]!.data as BigInt64Array, Number);
+    const rows = { rows: 3, columns: hidden, values: Float64Array.from(x) };
+    const normed = rmsNorm(rows, model.weights.get("norm.weight")!, rmsEpsilon);
+    const raw = linear(normed, model.weights.get("embed_tokens.weight")!);
+    for (const [row, label] of labels.entries()) {
+      const logits = rowOf(raw, row).map((value) => softcap! * Math.tanh(value / softcap!));
+      const p = softmax(logits);
+      const before = p.subarray(0, label).reduce((sum, value) => sum + value, 0);
+      expect(before).toBeLessThanOrEqual(draws[row]! + 1e-6);
+      expect(before + p[label]!).toBeGreaterThanOrEqual(draws[row]! - 1e-6);
+    }
+    expect(labels.every((label) => label < vocabulary)).toBe(true);
+    expect(new Set(labels).size).toBe(3);
   });
 });

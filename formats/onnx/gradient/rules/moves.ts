@@ -40,8 +40,7 @@ function split(place: Place): InputGradients {
     const gradient = place.gradientOf(index);
     if (gradient !== undefined) return gradient;
     if (output === "") throw place.error(`does not name its output ${index}, expected all to have names`);
-    const zero = place.add("CastLike", [place.number(0), output]);
-    return place.add("Expand", [zero, place.shape(output)]);
+    return zerosLike(place, output);
   });
   return [place.add("Concat", parts, { axis: attr.int(axis) })];
 }
@@ -68,6 +67,29 @@ function chosen(place: Place): InputGradients {
   return [place.shapedLike(sums, data)];
 }
 
+/** Rows of which each is chosen by a list of places: its gradient is added there. */
+function gatherND(place: Place): InputGradients {
+  if (intAttribute(place.node, "batch_dims", 0) !== 0) return chosen(place);
+  const zeros = zerosLike(place, place.input(0));
+  return [place.add("ScatterND", [zeros, place.input(1), place.gradient], { reduction: attr.string("add") })];
+}
+
+/** The largest values along an axis: each gets its gradient back at the place that it had. */
+function topK(place: Place): InputGradients {
+  const zeros = zerosLike(place, place.input(0));
+  return [
+    place.add("ScatterElements", [zeros, place.output(1), place.gradient], {
+      axis: attr.int(intAttribute(place.node, "axis", -1)),
+      reduction: attr.string("add"),
+    }),
+  ];
+}
+
+function zerosLike(place: Place, value: string): string {
+  const zero = place.add("CastLike", [place.number(0), value]);
+  return place.add("Expand", [zero, place.shape(value)]);
+}
+
 export const MOVES: Readonly<Record<string, Rule>> = {
   Reshape: reshaped,
   Squeeze: reshaped,
@@ -80,5 +102,6 @@ export const MOVES: Readonly<Record<string, Rule>> = {
   Slice: chosen,
   Gather: chosen,
   GatherElements: chosen,
-  GatherND: chosen,
+  GatherND: gatherND,
+  TopK: topK,
 };

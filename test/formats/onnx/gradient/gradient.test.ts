@@ -287,12 +287,35 @@ const examples: Readonly<Record<string, readonly (readonly [what: string, exampl
   ],
   GatherND: [
     [
-      "",
+      "of a batch",
+      {
+        inputs: { a: [2, 3, 4] },
+        build: (builder) => {
+          const rows = builder.add("Reshape", "i", [builder.integers([2, 0]), builder.integers([2, 1])]);
+          return [builder.add("GatherND", "y", ["a", rows], { batch_dims: attr.int(1) })];
+        },
+      },
+    ],
+    [
+      "with repetition",
       {
         inputs: { a: [3, 4] },
         build: (builder) => {
           const rows = builder.add("Reshape", "i", [builder.integers([2, 0, 2]), builder.integers([3, 1])]);
           return [builder.add("GatherND", "y", ["a", rows])];
+        },
+      },
+    ],
+  ],
+  TopK: [
+    [
+      "",
+      {
+        inputs: { a: [3, 4] },
+        build: (builder) => {
+          const outputs = ["values", "places"];
+          const [values] = builder.addMany("TopK", "top", ["a", builder.integers([2])], outputs, axis(1));
+          return [builder.add("Mul", "y", [values!, values!])];
         },
       },
     ],
