@@ -17,8 +17,8 @@ import { type Calibrated, calibrate } from "../../support/sensitivity.js";
 import { randomTokens, trainedSpread } from "../../support/text-models.js";
 import { partsOf } from "../../support/walks.js";
 
-const windows = [1, 2, 3, 4].map((seed) => randomTokens(64, seed));
-const types = ["Q4_0", "Q2_K", "q4-32"].map((name) => roundedType(name));
+const windows = [1, 2, 3].map((seed) => randomTokens(48, seed));
+const types = ["Q4_0", "Q2_K"].map((name) => roundedType(name));
 let engine: OnnxEngine;
 let nano: Calibrated;
 
@@ -51,6 +51,8 @@ async function measure(
     types,
     file,
     windows: async () => windows,
+    // The down projections of the wider layers are the first of which a part is rounded.
+    sampleValues: 2 ** 17,
     ...options,
   });
   return file;
@@ -163,11 +165,11 @@ describe("sensitivity", () => {
 
   it("is about the same from a part of the rows", async () => {
     const whole = await measure(nanoCheckpoint, nano);
-    const part = await measure(nanoCheckpoint, nano, { sampleValues: 2 ** 14 });
+    const part = await measure(nanoCheckpoint, nano, { sampleValues: 2 ** 13 });
     let [foretold, all] = [0, 0];
     for (const { weight } of partsToRound(...(await configAndWeights(nanoCheckpoint)))) {
-      foretold += part.loss(weight.name, "q4-32")!;
-      all += whole.loss(weight.name, "q4-32")!;
+      foretold += part.loss(weight.name, "Q4_0") ?? 0;
+      all += whole.loss(weight.name, "Q4_0") ?? 0;
     }
     expect(foretold / all).toBeGreaterThan(0.7);
     expect(foretold / all).toBeLessThan(1.4);
