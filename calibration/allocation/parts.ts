@@ -23,6 +23,8 @@ const TABLES: ReadonlySet<Role> = new Set(["embedding", "ple_table"]);
 export interface Part {
   readonly weight: Weight;
   readonly kind: "matrix" | "table" | "head";
+  /** Whether the checkpoint has a tensor of this name; not so the output matrix of a tied model. */
+  readonly stored: boolean;
   /** Whether nothing rounds it in GGUF files. */
   readonly onnxOnly: boolean;
 }
@@ -32,9 +34,10 @@ export function partsToRound(config: Gemma4Config, weights: readonly BoundWeight
   const parts = weights.flatMap(({ weight }): Part[] => {
     const { role, unused } = weight;
     if (unused || role === "head") return [];
-    if (TABLES.has(role)) return [{ weight, kind: "table", onnxOnly: false }];
-    if (role === "ple_projection") return [{ weight, kind: "matrix", onnxOnly: true }];
-    return MATRICES.has(role) ? [{ weight, kind: "matrix", onnxOnly: false }] : [];
+    if (TABLES.has(role)) return [{ weight, kind: "table", stored: true, onnxOnly: false }];
+    if (role === "ple_projection") return [{ weight, kind: "matrix", stored: true, onnxOnly: true }];
+    return MATRICES.has(role) ? [{ weight, kind: "matrix", stored: true, onnxOnly: false }] : [];
   });
-  return [...parts, { weight: headWeight(config), kind: "head", onnxOnly: false }];
+  const stored = weights.some(({ weight }) => weight.role === "head");
+  return [...parts, { weight: headWeight(config), kind: "head", stored, onnxOnly: false }];
 }

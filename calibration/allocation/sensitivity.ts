@@ -42,11 +42,7 @@ export class SensitivityFile {
    */
   static async open(
     path: string,
-    of: {
-      readonly headers: readonly StatisticsHeader[];
-      readonly text: string | null;
-      readonly sampled: number;
-    },
+    of: { readonly headers: readonly StatisticsHeader[]; readonly sampled: number },
   ): Promise<SensitivityFile> {
     const hash = createHash("sha256").update(JSON.stringify(of)).digest("hex");
     const fresh: List = { formatVersion: FORMAT_VERSION, of: hash, weights: {}, scales: {} };
