@@ -59,7 +59,12 @@ The model is walked through once, a layer at a time, and all variants go along. 
     const report = await ablateCheckpoint(
       {
         source: args.checkpoint,
-        ...{ type, by, text, context, threads, memory },
+        type,
+        by,
+        text,
+        context,
+        threads,
+        memory,
         mode: flags["text-mode"],
         chunks: flags.windows,
       },

@@ -16,12 +16,6 @@ import type { RoundedType } from "./types.js";
 /** Values that are read and rounded at a time; longer rows than this are not known. */
 const CHUNK_VALUES = 2 ** 20;
 
-/** Rows of a weight before and behind rounding. */
-export interface RoundedRows {
-  readonly original: Float32Array;
-  readonly rounded: Float32Array;
-}
-
 /** Reads rows of a checkpoint's weights and rounds them by the search that files are written with. */
 export class RowRounder {
   readonly #parts: CheckpointParts;

@@ -271,14 +271,14 @@ function markOf(choices: Choices): string {
 }
 
 function linesOf(choices: Choices): Record<string, PlanLine> {
-  return Object.fromEntries(
-    [...choices].map(([name, { type }]) => {
-      const rounded = roundedType(type);
-      if (rounded.format === "gguf") return [name, { gguf: { type: rounded.block } }];
-      const { bits, block, zeroPoints } = rounded.codes;
-      return [name, { onnx: { bits, block: block as 32, zeroPoint: zeroPoints } }];
-    }),
-  );
+  return Object.fromEntries([...choices].map(([name, { type }]) => [name, lineOf(type)]));
+}
+
+function lineOf(type: string): PlanLine {
+  const rounded = roundedType(type);
+  if (rounded.format === "gguf") return { gguf: { type: rounded.block } };
+  const { bits, block, zeroPoints } = rounded.codes;
+  return { onnx: { bits, block: block as 32, zeroPoint: zeroPoints } };
 }
 
 function sharesOf(choices: Choices): Column["shares"] {
@@ -373,11 +373,7 @@ function planOf({ head, request, parts }: Work, columns: readonly Column[]): Pla
     for (const { weights: own } of columns) {
       const found = own.find(({ name }) => name === weight.name);
       if (found === undefined) continue;
-      const choice = { type: found.type, bytes: found.bytes, loss: found.kld };
-      weights[weight.name] = {
-        ...weights[weight.name],
-        ...linesOf(new Map([[weight.name, choice]]))[weight.name],
-      };
+      weights[weight.name] = { ...weights[weight.name], ...lineOf(found.type) };
     }
   }
   const known = ({ origin, bytes, kld, compared }: Column) => ({

@@ -16,7 +16,7 @@ import { calibrate } from "../support/sensitivity.js";
 import { spikyCheckpoint } from "../support/spiky.js";
 import { randomTokens } from "../support/text-models.js";
 
-const TYPES = ["--types", "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q4_0,Q5_0,Q8_0,q2z-32,q4-32,q4z-32,q8-32"];
+const TYPES = ["--types", "Q3_K,Q4_K,Q6_K,Q5_0,Q8_0,q4-32,q8-32"];
 let statistics = "";
 
 const plan = (output: string, ...argv: string[]) =>
@@ -35,7 +35,7 @@ beforeAll(async () => {
     "--threads",
     "2",
   ]);
-  expect(run).toMatchObject({ code: 0 });
+  if (run.code !== 0) throw new Error(run.stderr);
 });
 
 describe("measure", () => {
@@ -46,7 +46,7 @@ describe("measure", () => {
     const { types, weights } = JSON.parse(run.stdout) as SensitivityReport;
     expect(statSync(path).mtimeMs).toBe(before);
     const cost = new Map(types.map(({ type, kld }) => [type, kld]));
-    const order = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"];
+    const order = ["Q3_K", "Q4_K", "Q6_K", "Q8_0"];
     for (const [index, type] of order.slice(1).entries()) {
       expect(cost.get(type)).toBeLessThan(cost.get(order[index]!)! / 1.5);
     }
@@ -74,7 +74,7 @@ describe("plan", () => {
   it("fills a budget for both formats, and quantize writes what it says", async () => {
     const folder = scratchFolder();
     const output = join(folder, "small.yaml");
-    const run = await plan(output, ...TYPES, "--to", "gguf,onnx", "--budget", "1700000B", "--json");
+    const run = await plan(output, ...TYPES, "--to", "gguf,onnx", "--budget", "2600000B", "--json");
     expect(run.code).toBe(0);
     const { columns } = JSON.parse(run.stdout) as AllocationReport;
     const [gguf, onnx] = columns as [
@@ -82,10 +82,11 @@ describe("plan", () => {
       AllocationReport["columns"][number],
     ];
     for (const { bytes, kld, control, compared } of [gguf, onnx]) {
-      expect(bytes).toBeLessThanOrEqual(1_700_000);
-      expect(bytes).toBeGreaterThan(1_640_000);
+      expect(bytes).toBeLessThanOrEqual(2_600_000);
+      expect(bytes).toBeGreaterThan(2_450_000);
       expect(kld).toBeLessThan(control.least);
-      for (const rival of compared) if (rival.bytes <= 1_700_000) expect(kld).toBeLessThanOrEqual(rival.kld);
+      const rivals = compared.filter((rival) => rival.bytes <= 2_600_000);
+      expect(kld).toBeLessThanOrEqual(Math.min(...rivals.map((rival) => rival.kld)));
     }
     expect(gguf.compared.map(({ name }) => name)).toContain("Q4_K_M");
     const { plan: written } = parsePlan(readFileSync(output, "utf8"), output);
@@ -140,7 +141,7 @@ describe("plan", () => {
 describe("ablate", () => {
   it("ranks the weight first whose columns lie far apart", async () => {
     const folder = await spikyCheckpoint(join(scratchFolder(), "spiky"), 1, 3);
-    const flags = ["--type", "Q4_0", "--context", "64", "--windows", "2", "--by", "weight,role,layer"];
+    const flags = ["--type", "Q4_0", "--context", "48", "--windows", "1", "--by", "weight,role,layer"];
     const run = await runCommand(Ablate, [folder, ...flags, "--threads", "2", "--json"]);
     const { results } = JSON.parse(run.stdout) as AblationReport;
     const first = (by: string): string | undefined => results.find((each) => each.by === by)?.name;

@@ -127,7 +127,7 @@ describe("ablation", () => {
     const folder = await spikyCheckpoint(join(scratchFolder(), "spiky"), 1, 3);
     const weights = (await partsOf(folder)).weights.filter(({ weight }) => !weight.unused);
     const names = weights
-      .filter(({ weight }) => /_proj\.weight$/.test(weight.name) && weight.layer !== null)
+      .filter(({ weight }) => weight.name.endsWith("_proj.weight") && weight.layer !== null)
       .map(({ weight }) => weight.name);
     const { kld } = await ablateIn(folder, alone(...names), "Q4_0");
     const { kld: before } = await ablateIn(nanoCheckpoint, alone(...names), "Q4_0");

@@ -36,7 +36,6 @@ async function measure(
   const text = JSON.stringify(Object.keys(options));
   const file = await SensitivityFile.open(join(folder, `${text.length}.json`), {
     headers: [inputs.header],
-    text,
     sampled: options.sampleValues ?? 0,
   });
   await measureSensitivity({
@@ -131,7 +130,6 @@ describe("sensitivity", () => {
     };
     const again = await SensitivityFile.open(file.path, {
       headers: [nano.inputs.header],
-      text: "[]",
       sampled: 0,
     });
     const seen: number[] = [];
@@ -150,13 +148,12 @@ describe("sensitivity", () => {
     });
     expect(seen.length).toBe(1);
     expect(readFileSync(file.path)).toEqual(before);
-    const other = await SensitivityFile.open(file.path, { headers: [], text: "[]", sampled: 0 });
+    const other = await SensitivityFile.open(file.path, { headers: [], sampled: 0 });
     expect(other.loss("layers.0.mlp.up_proj.weight", "Q4_0")).toBeUndefined();
     for (const bad of ["{", "[]", '{"formatVersion":1}']) {
       writeFileSync(join(nano.folder, "bad.json"), bad);
       const opened = SensitivityFile.open(join(nano.folder, "bad.json"), {
         headers: [],
-        text: null,
         sampled: 0,
       });
       await expect(opened).rejects.toMatchObject({ code: "sensitivity-damaged" });

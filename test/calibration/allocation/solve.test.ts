@@ -65,10 +65,7 @@ describe("least loss", () => {
     fc.assert(
       fc.property(arbitraryItems, fc.nat(300), (items, budget) => {
         const within = everyWay(items).filter(({ bytes }) => bytes <= budget);
-        if (within.length === 0) {
-          expect(error(() => leastLoss(items, budget)).code).toBe("budget-too-small");
-          return;
-        }
+        fc.pre(within.length > 0);
         const best = Math.min(...within.map(({ loss }) => loss));
         const found = leastLoss(items, budget);
         expectSums(items, found);
@@ -152,10 +149,7 @@ describe("least bytes", () => {
     fc.assert(
       fc.property(arbitraryItems, fc.nat(200), (items, loss) => {
         const within = everyWay(items).filter((way) => way.loss <= loss);
-        if (within.length === 0) {
-          expect(error(() => leastBytes(items, loss)).code).toBe("loss-too-small");
-          return;
-        }
+        fc.pre(within.length > 0);
         const found = leastBytes(items, loss);
         expectSums(items, found);
         expect(found.loss).toBeLessThanOrEqual(loss);
@@ -166,6 +160,20 @@ describe("least bytes", () => {
       { seed: 3, numRuns: 300 },
     );
   });
+});
+
+it("refuses what no way of choosing comes to", () => {
+  fc.assert(
+    fc.property(arbitraryItems, (items) => {
+      const ways = everyWay(items);
+      const [bytes, loss] = (["bytes", "loss"] as const).map((key) =>
+        Math.min(...ways.map((way) => way[key])),
+      );
+      expect(error(() => leastLoss(items, bytes! - 1)).code).toBe("budget-too-small");
+      expect(error(() => leastBytes(items, loss! - 1)).code).toBe("loss-too-small");
+    }),
+    { seed: 4 },
+  );
 });
 
 describe("joined weights", () => {
