@@ -22,31 +22,38 @@ function whatIsAsked(flags: {
   readonly to: readonly ("gguf" | "onnx")[] | undefined;
   readonly type: readonly string[] | undefined;
   readonly recipe: string | undefined;
+  readonly plan: string | undefined;
   readonly dtype: readonly string[] | undefined;
   readonly layout: string | undefined;
 }): { readonly gguf: boolean; readonly onnx: boolean } {
-  const typed = flags.type !== undefined || flags.recipe !== undefined;
-  if (flags.type !== undefined && flags.recipe !== undefined) {
-    throw misuse("--type and --recipe exclude each other.", "A recipe names the type itself.");
+  const ways = (["type", "recipe", "plan"] as const).filter((way) => flags[way] !== undefined);
+  if (ways.length > 1) {
+    const advice =
+      ways[0] === "recipe" ? "A recipe can name the plan itself." : `A ${ways[1]} names the type itself.`;
+    throw misuse(`--${ways[0]} and --${ways[1]} exclude each other.`, advice);
   }
-  const gguf = flags.to?.includes("gguf") ?? typed;
+  const planned = flags.plan !== undefined;
+  if (planned && flags.dtype !== undefined) {
+    throw misuse("--plan and --dtype exclude each other.", "A plan names the dtype itself.");
+  }
+  const gguf = flags.to?.includes("gguf") ?? ways.length > 0;
   const onnx = flags.to?.includes("onnx") ?? flags.dtype !== undefined;
-  if (gguf !== typed) {
+  if (!planned && gguf !== ways.length > 0) {
     throw gguf
-      ? misuse("--to gguf needs --type or --recipe.", "Name mixes, such as --type Q4_K_M.")
+      ? misuse("--to gguf needs --type, --recipe or --plan.", "Name mixes, such as --type Q4_K_M.")
       : misuse(
           "--type and --recipe are for GGUF, which --to leaves out.",
           "Leave them out, or add gguf to --to.",
         );
   }
-  if (onnx !== (flags.dtype !== undefined)) {
+  if (!planned && onnx !== (flags.dtype !== undefined)) {
     throw onnx
-      ? misuse("--to onnx needs --dtype.", "Name dtypes, such as --dtype q4,q4f16.")
+      ? misuse("--to onnx needs --dtype or --plan.", "Name dtypes, such as --dtype q4,q4f16.")
       : misuse("--dtype is for ONNX, which --to leaves out.", "Leave it out, or add onnx to --to.");
   }
   if (!gguf && !onnx) {
     throw misuse(
-      "--type, --recipe or --dtype is required.",
+      "--type, --recipe, --plan or --dtype is required.",
       "Name what to write, such as --type Q4_K_M or --dtype q4.",
     );
   }
@@ -134,10 +141,14 @@ A build that was broken off goes on where it stopped when it is started again. F
         generationTokens: flags.generation,
         repetitions: flags.repetitions,
         gates: gatesOf(flags),
-        ...(await typeOptions({ ...flags, method: flags.method === "nearest" ? "ggml" : flags.method })),
+        ...(await typeOptions({
+          ...flags,
+          plan: asked.gguf ? flags.plan : undefined,
+          method: flags.method === "nearest" ? "ggml" : flags.method,
+        })),
         onnx: asked.onnx
           ? {
-              ...onnxOptions(flags),
+              ...(await onnxOptions(flags)),
               layout: "transformers.js",
               tensorTypes: asked.gguf ? [] : (flags["tensor-type"] ?? []),
               method: onnxMethod(flags.method === "ggml" ? "nearest" : flags.method),

@@ -54,9 +54,9 @@ A run that was stopped is continued by the same command; finished tensors are ch
     })(),
     "match-converter": Flags.boolean({
       description: "write exactly what llama.cpp's own converter writes (F32, F16, BF16, Q8_0)",
-      exclusive: ["recipe"],
+      exclusive: ["recipe", "plan"],
     }),
-    ...typeFlags(["type", "recipe", "dtype"]),
+    ...typeFlags(["type", "recipe", "dtype", "plan"]),
     ...onnxFlags,
     ...convertFlags,
   };
@@ -70,7 +70,7 @@ A run that was stopped is continued by the same command; finished tensors are ch
         {
           source: args.checkpoint,
           out: flags.out,
-          ...onnxOptions(flags),
+          ...(await onnxOptions(flags)),
           tensorTypes: flags["tensor-type"] ?? [],
           method: onnxMethod(flags.method),
           imatrix: flags.imatrix,

@@ -43,6 +43,8 @@ export const onnxFlags = {
 };
 
 interface OnnxValues {
+  /** Not given to commands that take no plan. */
+  readonly plan?: string | undefined;
   readonly dtype: readonly string[] | undefined;
   readonly "block-size": number | undefined;
   /** Undefined where the flag was not given, whatever oclif's type says. */
@@ -53,15 +55,29 @@ interface OnnxValues {
   readonly layout: "transformers.js" | "genai" | undefined;
 }
 
-/** Values of the flags that only ONNX has. */
-export function onnxOptions(
-  flags: OnnxValues,
-): Pick<
+type OnnxOptions = Pick<
   ExportRequest,
-  "dtypes" | "block" | "zeroPoints" | "accuracyLevel" | "layout" | "rangeText" | "checkRange"
-> {
+  "dtypes" | "plan" | "block" | "zeroPoints" | "accuracyLevel" | "layout" | "rangeText" | "checkRange"
+>;
+
+/**
+ * Values of the flags that only ONNX has, and of the plan.
+ *
+ * @throws PipelineError when the plan is none
+ */
+export async function onnxOptions(flags: OnnxValues): Promise<OnnxOptions> {
+  const { plan, dtype } = flags;
+  if (plan === undefined) return ownOptions(flags, dtype ?? []);
+  // The parser and the schema take 0.2 s to load.
+  const { noColumn, readPlan } = await import("../pipeline/plan-file.js");
+  const open = await readPlan(plan);
+  if (open.plan.onnx === undefined) throw noColumn(plan, "onnx");
+  return { ...ownOptions(flags, [open.plan.onnx.dtype]), plan: open };
+}
+
+function ownOptions(flags: OnnxValues, dtypes: readonly string[]): Omit<OnnxOptions, "plan"> {
   return {
-    dtypes: flags.dtype ?? [],
+    dtypes,
     block: flags["block-size"],
     zeroPoints: flags["zero-points"],
     accuracyLevel: flags["accuracy-level"],

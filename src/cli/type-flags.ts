@@ -40,7 +40,7 @@ function tensorType(text: string): { pattern: string; type: string } {
  *
  * @param ways flags that say what is to be written, of which a command takes one; empty where the command sees to that
  */
-export function typeFlags(ways: string[] = ["type", "recipe"]) {
+export function typeFlags(ways: string[] = ["type", "recipe", "plan"]) {
   return {
     type: Flags.custom<string[]>({
       description:
@@ -52,6 +52,12 @@ export function typeFlags(ways: string[] = ["type", "recipe"]) {
     recipe: Flags.string({
       description:
         "YAML file that names a mix and the types that differ from it, in place of --type; other flags have precedence over what it says",
+      helpValue: "FILE",
+      exactlyOne: ways,
+    }),
+    plan: Flags.string({
+      description:
+        "YAML file that names a type for every weight, in place of --type or --dtype; other flags have precedence over what it says",
       helpValue: "FILE",
       exactlyOne: ways,
     }),
@@ -111,6 +117,7 @@ export function typeFlags(ways: string[] = ["type", "recipe"]) {
 interface TypeValues {
   readonly type: readonly string[] | undefined;
   readonly recipe: string | undefined;
+  readonly plan: string | undefined;
   readonly imatrix: string | undefined;
   readonly method: "gptq" | "search" | "ggml" | "nearest" | undefined;
   readonly statistics: string | undefined;
@@ -150,7 +157,7 @@ function feedbackOf({ method, statistics, effort, sequential }: TypeValues): Con
 
 type TypeOptions = Pick<
   ConvertRequest,
-  "types" | "name" | "imatrix" | "method" | "feedback" | "typeNames" | "keepUnusedKv" | "keepSplit"
+  "types" | "name" | "plan" | "imatrix" | "method" | "feedback" | "typeNames" | "keepUnusedKv" | "keepSplit"
 >;
 
 /**
@@ -183,8 +190,16 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
     keepUnusedKv: flags["keep-unused-kv"],
     keepSplit: flags["keep-split"],
   };
-  if (flags.recipe === undefined) return { ...options, types: flags.type ?? [] };
   // The parser and the schema take 0.2 s to load.
+  if (flags.plan !== undefined) {
+    const { readPlan, withPlanFile } = await import("../pipeline/plan-file.js");
+    return withPlanFile(await readPlan(flags.plan), options);
+  }
+  if (flags.recipe === undefined) return { ...options, types: flags.type ?? [] };
   const { readRecipe, withRecipe } = await import("../pipeline/recipe.js");
-  return withRecipe(await readRecipe(flags.recipe), { ...options, splitMaxBytes: flags["split-max-size"] });
+  const recipe = await readRecipe(flags.recipe);
+  const ofRecipe = withRecipe(recipe, { ...options, splitMaxBytes: flags["split-max-size"] });
+  if (recipe.plan === undefined) return ofRecipe;
+  const { readPlan } = await import("../pipeline/plan-file.js");
+  return { ...ofRecipe, plan: await readPlan(recipe.plan) };
 }

@@ -128,3 +128,42 @@ export function listWeights(config: Gemma4Config): Weight[] {
 export function parameterCount(weight: Weight): number {
   return weight.shape.reduce((product, size) => product * size, 1);
 }
+
+/** Names in the checkpoint without the prefix and names in GGUF of the weights outside the layers. */
+const OUTER_NAMES: readonly (readonly [name: string, gguf: string])[] = listWeights(everything([]))
+  .concat(headWeight(everything([])))
+  .map(({ name, gguf }) => [name, gguf]);
+
+/** The same of a layer, without its number. */
+const LAYER_NAMES: readonly (readonly [name: string, gguf: string])[] = layerWeights(everything([]), {
+  index: 0,
+  kind: "full",
+  headDim: 1,
+  kvHeads: 1,
+  feedForward: 1,
+  kEqualsV: false,
+  sharesKv: false,
+}).map(({ name, gguf }) => [name.slice("layers.0.".length), gguf.slice("blk.0.".length)]);
+
+/** A model that has every kind of weight; sizes do not matter. */
+function everything(layers: readonly LayerConfig[]): Gemma4Config {
+  const experts = { count: 1, used: 1, intermediate: 1 };
+  const sizes = { hidden: 1, heads: 1, vocabulary: 1, perLayerWidth: 1, perLayerVocabulary: 1 };
+  return { ...sizes, experts, layers, tiedEmbeddings: true } as Partial<Gemma4Config> as Gemma4Config;
+}
+
+/** Name in GGUF of a weight that some member has, by its name in the checkpoint without the prefix. */
+export function ggufNameOf(name: string): string | undefined {
+  const [, layer, rest] = /^layers\.(0|[1-9]\d{0,3})\.(.+)$/.exec(name) ?? [];
+  if (layer === undefined) return OUTER_NAMES.find(([own]) => own === name)?.[1];
+  const found = LAYER_NAMES.find(([own]) => own === rest)?.[1];
+  return found === undefined ? undefined : `blk.${layer}.${found}`;
+}
+
+/** The other way round. */
+export function checkpointNameOf(gguf: string): string | undefined {
+  const [, layer, rest] = /^blk\.(0|[1-9]\d{0,3})\.(.+)$/.exec(gguf) ?? [];
+  if (layer === undefined) return OUTER_NAMES.find(([, own]) => own === gguf)?.[0];
+  const found = LAYER_NAMES.find(([, own]) => own === rest)?.[0];
+  return found === undefined ? undefined : `layers.${layer}.${found}`;
+}

@@ -1,5 +1,3 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic-file.js";
 import type { CalibrationText } from "../../calibration/text/calibration-text.js";
@@ -10,14 +8,12 @@ import type { StepStatistics } from "../../calibration/statistics/types.js";
 import type { WalkProgress } from "../../calibration/statistics/walk.js";
 import type { SummedEntry } from "../../formats/imatrix/types.js";
 import type { OnnxEngine } from "../engines/onnx/types.js";
-import { paddingToken, placeholderTokens } from "../gemma4/transformers-js.js";
 import type { CheckpointParts } from "../gemma4/graph/files.js";
+import { checkpointParts, openCheckpointFolder, withScratch } from "./calibrated.js";
 import { checkpointCalibration } from "./calibration-text.js";
-import { PipelineError } from "./errors.js";
 import { hashFiles, type HashedFile } from "./hash.js";
-import { readConfigJson } from "./package-files.js";
 import type { Reporter } from "./progress.js";
-import { type CheckpointSource, openSource } from "./source.js";
+import type { CheckpointSource } from "./source.js";
 import { statisticsFolders } from "./statistics-folders.js";
 
 /** File with what was calibrated on. */
@@ -77,18 +73,6 @@ export interface CalibrateReport {
   readonly seconds: number;
 }
 
-/** What ONNX Runtime reads a checkpoint by. */
-export async function checkpointParts(source: CheckpointSource): Promise<CheckpointParts> {
-  const json = await readConfigJson(source.folder);
-  return {
-    config: source.config,
-    weights: source.bound.weights,
-    shards: source.checkpoint.shards,
-    placeholders: placeholderTokens(json),
-    padding: paddingToken(json),
-  };
-}
-
 /** Seconds that are left, on the mean pace of the steps so far; the steps of a model are nearly alike. */
 class Ahead {
   readonly #reporter: Reporter;
@@ -127,12 +111,7 @@ export async function calibrate(
   signal: AbortSignal,
 ): Promise<CalibrateReport> {
   const started = performance.now();
-  const source = await openSource(request.source);
-  if (source.kind !== "checkpoint") {
-    throw new PipelineError("no-source", `${request.source}: expected the folder of a checkpoint.`, {
-      exitCode: 2,
-    });
-  }
+  const source = await openCheckpointFolder(request.source);
   const { startOnnxEngine } = await import("../engines/onnx/engine.js");
   const { sources, context, windows, mode, evaluation, threads } = request;
   const text = await checkpointCalibration(request.source, {
@@ -262,10 +241,7 @@ async function walkGradients(run: Run): Promise<void> {
   if (store.complete) return;
   reporter.start("statistics of gradients");
   const ahead = new Ahead(reporter);
-  const scratch = await mkdtemp(join(tmpdir(), "lapidary-")).catch((cause: unknown) => {
-    throw new PipelineError("scratch", `${tmpdir()}: no folder can be made there.`, { cause });
-  });
-  try {
+  await withScratch(async (scratch) => {
     for await (const step of walkBack({
       engine,
       checkpoint: parts,
@@ -282,9 +258,7 @@ async function walkGradients(run: Run): Promise<void> {
     })) {
       await store.append(step);
     }
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+  });
   reporter.finish(`${store.done.length} steps`);
 }
 

@@ -24,6 +24,7 @@ import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
 import { folderMetadata } from "./metadata.js";
+import type { OpenPlan } from "./plan-file.js";
 import type { Reporter } from "./progress.js";
 import { statisticsFolders } from "./statistics-folders.js";
 import type { FeedbackOptions } from "./round.js";
@@ -69,6 +70,8 @@ export interface ConvertRequest extends TypeOptions {
   readonly source: string;
   /** Names of mixes, in any case. */
   readonly types: readonly string[];
+  /** Types of all tensors that `typeNames` does not name, in place of the mix's rules. */
+  readonly plan?: OpenPlan | undefined;
   /** Stands in the name of a file in place of the mix's. */
   readonly name?: string | undefined;
   /** Folder, or path ending in `.gguf` for a single type. */
@@ -300,8 +303,21 @@ async function importanceOf({ imatrix, feedback }: ConvertRequest): Promise<Impo
   return readImportance(imatrix ?? statisticsFolders(feedback!.statistics).imatrix);
 }
 
+/** Types that a plan gives to the tensors of a source, behind those that are named one by one. */
+async function withPlan(request: ConvertRequest, source: ModelSource): Promise<ConvertRequest> {
+  const { plan, typeNames = {} } = request;
+  if (plan === undefined) return request;
+  const { ggufTypes } = await import("./plan-types.js");
+  const [mix = ""] = request.types;
+  // Which tensors there are, and which of them nothing reads, is the same under every mix.
+  const { tensors } = planOf(source, mix, { ...request, typeNames: {}, keepUnusedKv: true }, undefined);
+  const tensorTypes = [...(typeNames.tensorTypes ?? []), ...ggufTypes(plan, tensors)];
+  return { ...request, typeNames: { ...typeNames, tensorTypes } };
+}
+
 /** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
-async function planJobs(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
+async function planJobs(source: ModelSource, asked: ConvertRequest): Promise<Job[]> {
+  const request = await withPlan(asked, source);
   const importance = await importanceOf(request);
   const plans = request.types.map((type) => planOf(source, type, request, importance));
   checkTypes(request, plans);

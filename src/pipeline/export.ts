@@ -19,6 +19,7 @@ import type { StoredTensor, Work } from "../quantize/work.js";
 import type { ValueRange } from "../verify/onnx/range.js";
 import { PipelineError } from "./errors.js";
 import { packageFiles, readConfigJson, writePackageFiles } from "./package-files.js";
+import type { OpenPlan } from "./plan-file.js";
 import type { Reporter } from "./progress.js";
 import { checkRange } from "./range.js";
 import { type CheckpointSource, openSource } from "./source.js";
@@ -40,6 +41,8 @@ export interface ExportRequest {
     readonly type: string;
     readonly where?: string | undefined;
   }[];
+  /** Types of all matrices that `tensorTypes` does not name. */
+  readonly plan?: OpenPlan | undefined;
   readonly method?: OnnxMethod | undefined;
   readonly imatrix?: string | undefined;
   readonly threads: number;
@@ -214,7 +217,12 @@ async function openCheckpointSource(path: string): Promise<CheckpointSource> {
 }
 
 async function planExport(source: CheckpointSource, request: ExportRequest): Promise<OnnxPlan> {
-  const { dtypes, layout, block, zeroPoints, accuracyLevel, tensorTypes, method, imatrix } = request;
+  const { dtypes, layout, block, zeroPoints, accuracyLevel, plan, method, imatrix } = request;
+  const tensorTypes = [...(request.tensorTypes ?? [])];
+  if (plan !== undefined) {
+    const { onnxTypes } = await import("./plan-types.js");
+    tensorTypes.push(...onnxTypes(plan, source.config, source.bound.weights));
+  }
   const json = await readConfigJson(source.folder);
   const importance =
     imatrix === undefined
@@ -228,7 +236,7 @@ async function planExport(source: CheckpointSource, request: ExportRequest): Pro
     block,
     zeroPoints,
     accuracyLevel,
-    ...(tensorTypes === undefined ? {} : { tensorTypes }),
+    tensorTypes,
     method,
     importance,
     placeholders: placeholderTokens(json),

@@ -1,11 +1,10 @@
 import { paddingToken, placeholderTokens } from "../gemma4/transformers-js.js";
 import type { ValueRange } from "../verify/onnx/range.js";
 import { PipelineError } from "./errors.js";
-import { folderMetadata, withVocabulary } from "./metadata.js";
 import { readConfigJson } from "./package-files.js";
 import type { Reporter } from "./progress.js";
 import type { CheckpointSource } from "./source.js";
-import { measurableWindows } from "./verify.js";
+import { textWindows } from "./text-windows.js";
 
 /** Windows that show how large the values of a model get. */
 const RANGE_WINDOWS = 8;
@@ -66,22 +65,10 @@ export async function checkRange(
 }
 
 /** Some windows of the evaluation set, or of the text given. */
-async function rangeWindows(
-  { folder, name, config, bound }: CheckpointSource,
+function rangeWindows(
+  source: CheckpointSource,
   text: string | undefined,
   threads: number,
 ): Promise<Int32Array[]> {
-  const { startLlamaEngine } = await import("../engines/llama/engine.js");
-  const weights = bound.weights.map(({ weight }) => weight);
-  const metadata = await folderMetadata({ folder, name, config, weights });
-  const llama = await startLlamaEngine();
-  try {
-    return await withVocabulary(metadata(0), async (vocabulary) => {
-      const options = { text, mode: "raw", context: 512, chunks: RANGE_WINDOWS, threads } as const;
-      const windows = await measurableWindows(llama, vocabulary, options);
-      return windows.map(({ tokens }) => tokens);
-    });
-  } finally {
-    await llama.close();
-  }
+  return textWindows(source, { text, mode: "raw", context: 512, chunks: RANGE_WINDOWS, threads });
 }

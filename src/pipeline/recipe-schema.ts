@@ -4,6 +4,7 @@ import { nearest } from "../base/nearest.js";
 import { blockTypes, findBlockType } from "../blocks/table.js";
 import { tensorPattern } from "../plan/assign.js";
 import { findMix, MIX_ALIASES, MIX_NAMES } from "../plan/mixes.js";
+import { expected, shown } from "./shown.js";
 
 /** Raised when a key changes its meaning or goes away; new keys do not raise it. */
 const RECIPE_VERSION = 1;
@@ -14,32 +15,10 @@ const MAX_NAME = 100;
 /** The longest name of a tensor in GGUF has 64 characters; Node aborts when it compiles some of 100,000. */
 const MAX_PATTERN = 1000;
 
-/** Most characters of a value that a message repeats. */
-const MAX_SHOWN = 60;
-
 /** Types that weights can have: whole numbers and F64 are for other tensors. */
 const TYPE_NAMES: readonly string[] = blockTypes
   .map(({ name }) => name)
   .filter((name) => !/^(?:I\d+|F64)$/.test(name));
-
-/** A word of the file, cut to a bearable length. */
-export function shown(text: string): string {
-  return JSON.stringify(text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text);
-}
-
-function found(value: unknown): string {
-  if (value === undefined) return "the key is missing";
-  if (value === null) return "found nothing";
-  if (typeof value === "string") return `found ${shown(value)}`;
-  if (Array.isArray(value)) return "found a list";
-  // Lists and maps may refer to themselves; they are named, never printed.
-  return typeof value === "number" || typeof value === "boolean" ? `found ${value}` : "found a map";
-}
-
-/** Message for a value of another kind. */
-function expected(what: string) {
-  return { error: ({ input }: { readonly input?: unknown }) => `expected ${what}, ${found(input)}` };
-}
 
 /** Any case of some names, for editors: JSON Schema's expressions know no flag for it. */
 function inAnyCase(names: readonly string[]): string {
@@ -54,7 +33,7 @@ function offered(names: readonly string[]) {
   return { anyOf: [{ enum: names }, { pattern: inAnyCase(names) }] };
 }
 
-const mixName = z
+export const mixName = z
   .string(expected("the name of a mix"))
   .superRefine((name, context) => {
     try {
@@ -67,7 +46,7 @@ const mixName = z
   })
   .meta({ id: "mix", ...offered([...MIX_NAMES, ...MIX_ALIASES.keys()]) });
 
-const typeName = z
+export const typeName = z
   .string(expected("the name of a type"))
   .superRefine((name, context) => {
     const known = findBlockType(name)?.name;
@@ -101,12 +80,17 @@ const pattern = z
     }
   });
 
-const name = z
+export const fileName = z
   .string(expected("text in quotes"))
   .regex(/^[A-Za-z0-9._-]+$/, { error: "expected letters, digits, dots, underscores and hyphens only" })
   .max(MAX_NAME, { error: `expected at most ${MAX_NAME} characters` })
   // llama.cpp would look for the other parts.
   .regex(/^(?!.*-\d{5}-of-\d{5}$)/, { error: "expected a name that is not that of a part of a split file" });
+
+const path = z
+  .string(expected("a path"))
+  .min(1, { error: "expected a path, found an empty one" })
+  .regex(/^[^\0]*$/, { error: "expected a path, which has no NUL characters" });
 
 const flag = z.boolean(expected("true or false"));
 
@@ -128,7 +112,7 @@ export const recipeSchema = z
       recipe: z
         .literal(RECIPE_VERSION, expected(`version ${RECIPE_VERSION}`))
         .meta({ description: "Version of this format." }),
-      name: name.optional().meta({
+      name: fileName.optional().meta({
         description: "Stands in the name of the file that is written, in place of the mix's name.",
       }),
       mix: mixName.meta({
@@ -159,15 +143,14 @@ export const recipeSchema = z
           "How values find their places in blocks. search: the least sum of importance × squared error that is found; ggml: byte for byte as llama-quantize.",
         default: "search",
       }),
-      imatrix: z
-        .string(expected("a path"))
-        .min(1, { error: "expected a path, found an empty one" })
-        .regex(/^[^\0]*$/, { error: "expected a path, which has no NUL characters" })
-        .optional()
-        .meta({
-          description:
-            "Importance matrix of llama-imatrix (GGUF or .dat); a relative path starts at the recipe's folder.",
-        }),
+      plan: path.optional().meta({
+        description:
+          "Plan that gives a type to every tensor that nothing above names, in place of the mix's rules; a relative path starts at the recipe's folder.",
+      }),
+      imatrix: path.optional().meta({
+        description:
+          "Importance matrix of llama-imatrix (GGUF or .dat); a relative path starts at the recipe's folder.",
+      }),
       keep_unused_kv: flag
         .optional()
         .meta({ description: "Keep keys and values that shared layers never use.", default: false }),

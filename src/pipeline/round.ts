@@ -1,6 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { MatrixCurvature, RoundingRequest } from "../../calibration/rounding/run.js";
 import type { RoundingStore } from "../../calibration/rounding/store.js";
@@ -9,7 +8,8 @@ import type { StatisticsStore } from "../../calibration/statistics/store.js";
 import type { StepStatistics } from "../../calibration/statistics/types.js";
 import type { Plan } from "../plan/plan.js";
 import { roundable, withRounded } from "../plan/rounded.js";
-import { checkpointParts, MOMENT_SHARE, STATE_SHARE } from "./calibrate.js";
+import { MOMENT_SHARE, STATE_SHARE } from "./calibrate.js";
+import { checkpointParts, withScratch } from "./calibrated.js";
 import { PipelineError } from "./errors.js";
 import { hashFiles } from "./hash.js";
 import type { Reporter } from "./progress.js";
@@ -126,12 +126,9 @@ interface Run {
 async function round(run: Run): Promise<void> {
   const { source, inputs, gradients, store, requests, options, reporter, signal } = run;
   const { roundTensors, storedSteps } = await import("../../calibration/rounding/run.js");
-  const scratch = await mkdtemp(join(tmpdir(), "lapidary-")).catch((cause: unknown) => {
-    throw new PipelineError("scratch", `${tmpdir()}: no folder can be made there.`, { cause });
-  });
   reporter.start("rounding with feedback");
   let tensors = 0;
-  try {
+  await withScratch(async (scratch) => {
     const { steps, end } = options.sequential
       ? await walkedSteps(run, scratch)
       : { steps: storedSteps(inputs), end: async () => {} };
@@ -156,9 +153,7 @@ async function round(run: Run): Promise<void> {
     } finally {
       await end();
     }
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+  });
   reporter.finish(`${tensors} tensors`);
 }
 

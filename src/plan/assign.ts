@@ -115,7 +115,8 @@ function categoryOf(name: string): Category {
   return "other";
 }
 
-function mayChange({ name, ne }: Candidate): boolean {
+/** Whether a tensor is one that llama-quantize rounds: a matrix, and none of those that it never touches. */
+export function mayChange({ name, ne }: Pick<Candidate, "name" | "ne">): boolean {
   // As ggml counts dimensions: trailing ones are none.
   const dimensions = ne.findLastIndex((size) => size !== 1) + 1;
   return dimensions >= 2 && name.endsWith("weight") && !UNTOUCHED.some((part) => name.includes(part));

@@ -181,7 +181,8 @@ export function headGradient(
   );
 }
 
-function headNodes(ctx: GraphContext): string {
+/** Adds the nodes from `STEP.states` to `LOGITS`. Returns the shape [batch]. */
+export function headNodes(ctx: GraphContext): string {
   const { builder } = ctx;
   const shape = builder.add("Shape", "head.tokens", [STEP.states], { start: attr.int(0), end: attr.int(2) });
   const outer = builder.add("Concat", "head.outer", [shape, builder.integers([-1])], { axis: attr.int(0) });

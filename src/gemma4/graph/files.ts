@@ -8,6 +8,7 @@ import type { BoundWeight } from "../bind.js";
 import type { Gemma4Config, LayerConfig } from "../types.js";
 import { CheckpointSource } from "./checkpoint-source.js";
 import { type GradientProbe, headGradient, layerGradient } from "./backward.js";
+import { headDivergence, headPredictions } from "./comparison.js";
 import type { GraphOptions, Observed } from "./context.js";
 import { embeddingStep, headStep, layerStep, type Probe } from "./steps.js";
 import { decoderGraph, embedGraph, GRAPH_OPSET, rangeGraph, type UnplacedGraph } from "./graphs.js";
@@ -154,6 +155,21 @@ export async function checkpointStep(
     },
     replaced,
   );
+}
+
+/**
+ * A graph of the head of a checkpoint that predicts, or compares its predictions with others: see `headPredictions` and
+ * `headDivergence`.
+ *
+ * @param replaced by names of weights, files of floats with other values
+ */
+export async function checkpointComparison(
+  parts: CheckpointParts,
+  kind: "predictions" | "divergence",
+  replaced: ReadonlyMap<string, string>,
+): Promise<StepGraph> {
+  const make = kind === "predictions" ? headPredictions : headDivergence;
+  return overShards(parts, (options, finish, folder) => ({ model: finish(make(options)), folder }), replaced);
 }
 
 /** The graph of the gradients through one step of a checkpoint, over its shards: see `layerGradient` and `headGradient`. */
