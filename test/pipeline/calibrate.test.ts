@@ -80,7 +80,7 @@ it("goes on behind the last whole step, and ends with the same numbers", async (
     progress: ({ done, unit }: Progress) =>
       void (unit === "steps" && done > 3 && stop.abort(new Error("enough"))),
   };
-  await expect(calibrate(asked, stopping, stop.signal)).rejects.toThrow();
+  await expect(calibrate(asked, stopping, stop.signal)).rejects.toThrow("enough");
   const { inputs, imatrix } = statisticsFolders(asked.out);
   const before = (await openStore(inputs)).done.length;
   expect(before).toBeGreaterThan(0);
