@@ -20,6 +20,7 @@ import {
 import { findTensors } from "../quantize/redo.js";
 import type { RunPlanResult } from "../quantize/quantize.js";
 import { checkSpace, type PlannedFile, plannedFiles } from "../quantize/space.js";
+import { type BalanceChoice, balanced, type BalancedFold } from "./balance.js";
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
@@ -58,6 +59,8 @@ export interface TypeOptions {
   readonly imatrix?: string | undefined;
   /** How values find their places in blocks; `search` when left out. */
   readonly method?: Method | undefined;
+  /** When left out: `auto`, but `off` for the method of ggml, whose bytes would be others. */
+  readonly balance?: BalanceChoice | undefined;
 }
 
 export interface ConvertRequest extends TypeOptions {
@@ -107,6 +110,8 @@ export interface ConvertedArtifact {
   readonly importance: string | null;
   /** Tensors whose method heeds an importance and that the matrix given does not have. */
   readonly withoutImportance: readonly string[];
+  /** Folds whose channels were scaled before rounding; null where none was looked for, as in a dry run. */
+  readonly balance: readonly BalancedFold[] | null;
   /** Identity of plan and header: equal for equal output from equal input. */
   readonly plan: string;
   readonly outcome: "planned" | "written" | "continued" | "unchanged";
@@ -119,6 +124,7 @@ export interface ConvertedArtifact {
 
 interface Job {
   readonly plan: Plan;
+  readonly balance: ConvertedArtifact["balance"];
   readonly output: string;
   readonly metadata: () => Metadata;
 }
@@ -227,7 +233,7 @@ export interface ConvertSteps<T> {
   readonly settle: (artifacts: ConvertedArtifact[]) => Promise<T>;
 }
 
-function describe(plan: Plan, output: OutputLayout): Described {
+function describe({ plan, balance }: Job, output: OutputLayout): Described {
   return {
     type: plan.mix,
     files: output.paths,
@@ -238,6 +244,7 @@ function describe(plan: Plan, output: OutputLayout): Described {
     method: plan.method,
     importance: plan.importance,
     withoutImportance: plan.withoutImportance,
+    balance,
     plan: planIdentity(plan, output),
   };
 }
@@ -294,22 +301,43 @@ async function importanceOf({ imatrix }: ConvertRequest): Promise<ImportanceMatr
   return readImportance(imatrix);
 }
 
-/** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
-async function planJobs(source: ModelSource, request: ConvertRequest): Promise<Job[]> {
+/**
+ * What to write, type by type, balanced; metadata and layout of each (16 MB for a real vocabulary) are made
+ * when it is its turn.
+ */
+async function planJobs(
+  source: ModelSource,
+  request: ConvertRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<Job[]> {
   const importance = await importanceOf(request);
   const plans = request.types.map((type) => planOf(source, type, request, importance));
   checkTypes(request, plans);
   if (request.redo !== undefined) for (const plan of plans) findTensors(plan, request.redo);
   const added = importance === undefined ? [] : importanceMetadata(importance);
   const ofCheckpoint = source.kind === "checkpoint" ? await checkpointMetadata(source, request) : undefined;
-  return plans.map((plan) => ({
-    plan,
-    output: outputPath(request, source, plan),
-    metadata: () => [
-      ...(ofCheckpoint?.(plan.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, plan)),
-      ...(plan.importance === null ? [] : added),
-    ],
-  }));
+  const jobs: Job[] = [];
+  for (const stock of plans) {
+    const { plan, balance } = await balanced(stock, balanceOf(request), reporter, signal);
+    jobs.push({
+      plan,
+      balance,
+      output: outputPath(request, source, plan),
+      metadata: () => [
+        ...(ofCheckpoint?.(plan.fileType) ??
+          requantizedMetadata((source as GgufSource).model.metadata, plan)),
+        ...(plan.importance === null ? [] : added),
+      ],
+    });
+  }
+  return jobs;
+}
+
+/** A dry run reads no values, and llama.cpp's bytes are those of the values as they are. */
+function balanceOf({ balance, method, matchConverter, dryRun }: ConvertRequest): BalanceChoice {
+  if (dryRun || matchConverter) return "off";
+  return balance ?? (method === "ggml" ? "off" : "auto");
 }
 
 /**
@@ -342,7 +370,7 @@ async function surveyJob(job: Job, request: ConvertRequest, vouching: Vouching):
   const { splitMaxBytes, keepSplit, dryRun, force, redo } = request;
   const run = { plan, output, metadata, splitMaxBytes, keepSplit, redo };
   const laidOut = layoutPlan(plan, output, metadata, { splitMaxBytes, keepSplit });
-  const artifact = describe(plan, laidOut);
+  const artifact = describe(job, laidOut);
   // What is to be done again was found wanting, whatever the manifest says.
   const there = async (): Promise<boolean> =>
     (await isComplete(run)) || (redo === undefined && (await vouching.holds(artifact)));
@@ -388,7 +416,7 @@ export async function convertAnd<T>(
   { later, before, settle }: ConvertSteps<T>,
 ): Promise<T> {
   const source = await openSource(request.source);
-  const jobs = await planJobs(source, request);
+  const jobs = await planJobs(source, request, reporter, signal);
   const { forgetRun, runPlan } = await import("../quantize/quantize.js");
   const vouching = new Vouching(source, signal);
   const surveyed: SurveyedJob[] = [];

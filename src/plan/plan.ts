@@ -3,7 +3,9 @@ import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName, Method } from "../blocks/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
+import type { FoldedChannels } from "../gemma4/folds.js";
 import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
+import { balanceTensors, type TensorFactors } from "./balance.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
 import { heeds, withImportance } from "./importance.js";
@@ -49,6 +51,8 @@ export interface PlannedTensor extends ModelTensor {
   readonly method: Method;
   /** Importance that the method heeds: a value a column, matrix by matrix. */
   readonly importance?: Float32Array<SharedArrayBuffer>;
+  /** What its values are multiplied with before they are rounded; the model computes the same with all of them. */
+  readonly factors?: TensorFactors;
 }
 
 /** How many tensors and bytes a type takes. */
@@ -153,6 +157,16 @@ export function makePlan(request: PlanRequest): Plan {
   };
 }
 
+/**
+ * The plan with the channels of folds scaled, which changes nothing but the values that are rounded. Its identity
+ * is another one only where there is something to scale.
+ */
+export function balancePlan(plan: Plan, folded: readonly FoldedChannels[]): Plan {
+  if (folded.length === 0) return plan;
+  const tensors = balanceTensors(plan.tensors, folded, ({ name }) => name);
+  return { ...plan, tensors, hash: hashOf(plan.fileType, tensors) };
+}
+
 /** What every source consists of. */
 const SOURCE_TYPES: readonly BlockTypeName[] = ["F32", "F16", "BF16"];
 
@@ -209,14 +223,20 @@ function sharesOf(tensors: readonly PlannedTensor[]): readonly TypeShare[] {
  * compares the files themselves; offsets are in, since they say which bytes are read.
  */
 function hashOf(fileType: number, tensors: readonly PlannedTensor[]): string {
-  const rows = tensors.map(({ name, ne, type, method, origin, importance }) => {
+  const rows = tensors.map(({ name, ne, type, method, origin, importance, factors }) => {
     const row =
       origin.kind === "file"
         ? [name, ne, type, "file", origin.name, origin.type, origin.offset, origin.byteLength]
         : [name, ne, type, "generated", Buffer.from(origin.data).toString("hex")];
-    return [...row, method, importance === undefined ? null : hashBytes(importance)];
+    const scaled = factors === undefined ? [] : [factorsHash(factors)];
+    return [...row, method, importance === undefined ? null : hashBytes(importance), ...scaled];
   });
   return hashBytes(JSON.stringify(["lapidary-plan", 2, fileType, rows]));
+}
+
+/** Of the factors of columns, then of rows. */
+function factorsHash({ columns, rows }: TensorFactors): string {
+  return [columns, rows].map((side) => (side === undefined ? "" : hashBytes(side))).join(" ");
 }
 
 function hashBytes(bytes: string | NodeJS.ArrayBufferView): string {

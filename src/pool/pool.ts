@@ -59,7 +59,7 @@ export interface RunOptions {
 export async function runTiles(options: RunOptions): Promise<void> {
   const { jobs, memoryBytes, signal, onProgress } = options;
   signal?.throwIfAborted();
-  const shared = importanceBytes(jobs);
+  const shared = sharedBytes(jobs);
   const split = splitMemory({
     memoryBytes: memoryBytes - shared,
     threads: options.threads ?? availableParallelism(),
@@ -93,9 +93,16 @@ export async function runTiles(options: RunOptions): Promise<void> {
   }
 }
 
-/** Bytes of importance that lie in memory beside the workers. */
-function importanceBytes(jobs: readonly TensorJob[]): number {
-  return jobs.reduce((sum, { importance }) => sum + (importance?.byteLength ?? 0), 0);
+/** Bytes of importance and factors that lie in memory beside the workers. */
+function sharedBytes(jobs: readonly TensorJob[]): number {
+  return jobs.reduce(
+    (sum, { importance, factors }) =>
+      sum +
+      (importance?.byteLength ?? 0) +
+      (factors?.columns?.byteLength ?? 0) +
+      (factors?.rows?.byteLength ?? 0),
+    0,
+  );
 }
 
 /** Looks at the shared counters and reports what changed. */

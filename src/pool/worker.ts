@@ -1,6 +1,6 @@
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import { Kernels } from "../blocks/kernels/kernels.js";
+import { type Factors, Kernels } from "../blocks/kernels/kernels.js";
 import { bfloatToFloat, halfToFloat } from "../blocks/floats.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
@@ -11,7 +11,7 @@ import {
   type WorkerMessage,
   type WorkerOrder,
 } from "./control.js";
-import { isStrided, rangesOf, type TensorJob, type Tile, Tiling } from "./tiles.js";
+import { isStrided, matricesOf, rangesOf, type TensorJob, type Tile, Tiling } from "./tiles.js";
 
 /** Ends the work of this thread with a reason that the main thread turns into an error. */
 class Failure extends Error {
@@ -64,12 +64,22 @@ function attempt<T>(kind: "read" | "write", job: number, path: string, call: () 
   }
 }
 
-/** The importance of the matrix that a tile lies in. */
-function importanceOf({ importance, row, rows }: TensorJob, { first }: Tile): Float32Array | undefined {
-  if (importance === undefined) return undefined;
-  const rowsPerMatrix = (rows * row) / importance.length;
-  const matrix = Math.floor(first / row / rowsPerMatrix);
-  return importance.subarray(matrix * row, (matrix + 1) * row);
+/** What columns have, of the matrix that a tile lies in. */
+function ofMatrix(columns: Float32Array, job: TensorJob, { first }: Tile): Float32Array {
+  const { row, rows } = job;
+  const matrix = Math.floor(first / row / (rows / matricesOf(job)));
+  return columns.subarray(matrix * row, (matrix + 1) * row);
+}
+
+/** The factors of a tile's columns and rows. */
+function factorsOf(job: TensorJob, tile: Tile): Factors | undefined {
+  const { factors, row } = job;
+  if (factors === undefined) return undefined;
+  const first = tile.first / row;
+  return {
+    columns: factors.columns === undefined ? undefined : ofMatrix(factors.columns, job, tile),
+    rows: factors.rows?.subarray(first, first + tile.values / row),
+  };
 }
 
 class TileWorker {
@@ -103,8 +113,9 @@ class TileWorker {
     const job = this.#order.jobs[tile.job];
     if (job === undefined) throw new RangeError(`there is no job ${tile.job}`);
     this.#readTile(job, tile);
-    const bad = this.#convert(job, tile);
-    if (bad >= 0) throw this.#refused(tile, job.source, bad);
+    const source = this.#multiply(job, tile);
+    const bad = this.#convert(job, source, tile);
+    if (bad >= 0) throw this.#refused(tile, source, bad);
     const blocks = typeof job.target === "string";
     // Now, while the bytes are in the processor's cache: 20 µs for a MiB.
     const checksum = blocks ? this.#kernels.checksum() : this.#kernels.checksumOfOutputs();
@@ -146,9 +157,18 @@ class TileWorker {
     }
   }
 
-  #convert(job: TensorJob, tile: Tile): number {
-    const { source, target, row, method } = job;
-    const importance = importanceOf(job, tile);
+  /** Applies the job's factors to the input; returns the type that it is of then. */
+  #multiply(job: TensorJob, tile: Tile): BlockTypeName {
+    const factors = factorsOf(job, tile);
+    if (factors === undefined) return job.source;
+    const bad = this.#kernels.multiply(job.source, job.row, tile.values / job.row, factors);
+    if (bad >= 0) throw this.#refused(tile, job.source, bad);
+    return "F32";
+  }
+
+  #convert(job: TensorJob, source: BlockTypeName, tile: Tile): number {
+    const { target, row, method } = job;
+    const importance = job.importance === undefined ? undefined : ofMatrix(job.importance, job, tile);
     if (typeof target === "string") {
       const way = method === "search" ? method : "ggml";
       return this.#kernels.convert(source, target, tile.values, importance, way);

@@ -84,7 +84,7 @@ function workOf({ plan, metadata, ...run }: SameRun): Work {
 }
 
 function tensorOf(tensor: PlannedTensor, index: number, { layout }: OutputLayout): WorkTensor {
-  const { name, ne, values, origin, type, method, importance } = tensor;
+  const { name, ne, values, origin, type, method, importance, factors } = tensor;
   const planned = layout.tensors[index];
   if (planned === undefined) throw new RangeError(`tensor ${name} has no place`);
   const place: Place = { file: planned.part, offset: planned.offset };
@@ -106,5 +106,6 @@ function tensorOf(tensor: PlannedTensor, index: number, { layout }: OutputLayout
     rows: values / row,
     method,
     importance,
+    factors,
   };
 }

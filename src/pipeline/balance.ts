@@ -1,0 +1,89 @@
+import type { BalanceRule, BalanceTensor, ChosenFold } from "../../calibration/balance/types.js";
+import { balancePlan, type Plan } from "../plan/plan.js";
+import type { Reporter } from "./progress.js";
+
+/** Whether channels are balanced before they are rounded; `auto` where it leaves clearly less of the errors. */
+export type BalanceChoice = "auto" | "off";
+
+/** A fold whose channels were scaled, for people and for the manifest. */
+export interface BalancedFold {
+  /** The tensor that gives the channels out, such as `blk.0.attn_norm.weight`. */
+  readonly name: string;
+  readonly rule: BalanceRule;
+  /** How many channels have which exponent of two, the smallest exponent first. */
+  readonly exponents: readonly { readonly exponent: number; readonly channels: number }[];
+  /** Relative squared error of the matrices, weighed by their inputs, without and with the scales. */
+  readonly before: number;
+  readonly after: number;
+}
+
+/** What is kept of chosen folds. */
+export function describeFolds(folds: readonly ChosenFold[]): BalancedFold[] {
+  return folds.map(({ fold, exponents, rule, before, after }) => {
+    const counts = new Map<number, number>();
+    for (const exponent of exponents) counts.set(exponent, (counts.get(exponent) ?? 0) + 1);
+    return {
+      name: fold.name,
+      rule,
+      exponents: [...counts]
+        .map(([exponent, channels]) => ({ exponent, channels }))
+        .toSorted((a, b) => a.exponent - b.exponent),
+      before,
+      after,
+    };
+  });
+}
+
+function tensorsOf({ tensors }: Plan): BalanceTensor[] {
+  return tensors.flatMap(({ name, ne, origin, type, method, importance, unused }) =>
+    origin.kind === "generated"
+      ? []
+      : [
+          {
+            name,
+            ne,
+            path: origin.path,
+            offset: origin.offset,
+            source: origin.type,
+            target: type,
+            method,
+            importance,
+            unused,
+          },
+        ],
+  );
+}
+
+/** Looks for folds of tensors that pay, and says so. */
+export async function balance(
+  tensors: readonly BalanceTensor[],
+  label: string,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<ChosenFold[]> {
+  const { chooseBalance } = await import("../../calibration/balance/choose.js");
+  let started = false;
+  const folds = await chooseBalance(tensors, {
+    signal,
+    onProgress: (done, total) => {
+      if (total === 0) return;
+      if (!started) reporter.start(label);
+      started = true;
+      reporter.progress({ done, total, unit: "folds" });
+    },
+  });
+  if (started) reporter.finish(folds.length === 0 ? "nothing to balance" : `${folds.length} folds`);
+  return folds;
+}
+
+/** A plan whose channels are balanced where it pays, and what was done; null where it was not asked for. */
+export async function balanced(
+  plan: Plan,
+  choice: BalanceChoice,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<{ plan: Plan; balance: readonly BalancedFold[] | null }> {
+  if (choice === "off") return { plan, balance: null };
+  const folds = await balance(tensorsOf(plan), `balance ${plan.mix}`, reporter, signal);
+  return { plan: balancePlan(plan, folds), balance: describeFolds(folds) };
+}
