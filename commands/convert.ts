@@ -83,6 +83,7 @@ A run that was stopped is continued by the same command; finished tensors are ch
           ...onnxOptions(flags),
           tensorTypes: flags["tensor-type"] ?? [],
           method: flags.method,
+          balance: flags.balance,
           imatrix: flags.imatrix,
           threads: flags.threads,
           memory: flags.memory,

@@ -5,7 +5,7 @@ import { type Fold, type FoldPart, foldsOf } from "../../src/gemma4/folds.js";
 import { energiesOf, errorOf, JUDGED_VALUES, type JudgedMatrix, matrixOf } from "./judge.js";
 import { exponentsBy, RULES } from "./rules.js";
 import { rowsOf, TensorReader } from "./sample.js";
-import type { BalanceTensor, ChosenFold } from "./types.js";
+import type { BalanceRule, BalanceTensor, ChosenFold } from "./types.js";
 
 /**
  * What a fold has to leave of the error to be worth it. Rows that are not in the sample behave a little
@@ -16,6 +16,8 @@ const WORTH_IT = 0.9;
 const UNHARMED = 1.02;
 
 export interface BalanceOptions {
+  /** Whether the model will compute in halves: then a channel may not come out larger than both sides of the fold are. */
+  readonly halves?: boolean;
   readonly signal: AbortSignal;
   readonly onProgress?: (done: number, total: number) => void;
 }
@@ -50,9 +52,10 @@ function isScalable({ target, fixed }: BalanceTensor): boolean {
  */
 export async function chooseBalance(
   tensors: readonly BalanceTensor[],
-  { signal, onProgress }: BalanceOptions,
+  { halves = false, signal, onProgress }: BalanceOptions,
 ): Promise<ChosenFold[]> {
-  const chooser = new Chooser(tensors, await kernelsFor(tensors), signal);
+  const rules = halves ? RULES.filter((rule) => rule !== "inverse") : RULES;
+  const chooser = new Chooser(tensors, await kernelsFor(tensors), rules, signal);
   const folds = foldsOf(tensors).filter((fold) => chooser.mayPay(fold));
   const chosen: ChosenFold[] = [];
   try {
@@ -82,12 +85,19 @@ class Chooser {
   /** The matrix whose rows are a matrix's columns. */
   readonly #ups = new Map<string, FoldPart>();
   readonly #kernels: Kernels;
+  readonly #rules: readonly BalanceRule[];
   readonly #signal: AbortSignal;
   readonly #reader = new TensorReader();
 
-  constructor(tensors: readonly BalanceTensor[], kernels: Kernels, signal: AbortSignal) {
+  constructor(
+    tensors: readonly BalanceTensor[],
+    kernels: Kernels,
+    rules: readonly BalanceRule[],
+    signal: AbortSignal,
+  ) {
     this.#tensors = new Map(tensors.map((tensor) => [tensor.name, tensor]));
     this.#kernels = kernels;
+    this.#rules = rules;
     this.#signal = signal;
     for (const { kind, parts } of foldsOf(tensors)) {
       const [from, ...to] = parts;
@@ -132,7 +142,7 @@ class Chooser {
     const before = this.#error(columns, undefined);
     const beforeRows = this.#error(rows, undefined);
     let best: ChosenFold | undefined;
-    for (const rule of RULES) {
+    for (const rule of this.#rules) {
       const exponents = exponentsBy(rule, inputs, weights);
       if (exponents.every((exponent) => exponent === 0)) continue;
       const after = this.#error(columns, exponents);

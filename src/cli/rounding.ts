@@ -24,3 +24,17 @@ export function describeRounding({ method, tensors }: Rounded, importance: strin
     ? "Rounded by search: least Σ error²."
     : `Rounded by search: least Σ importance · error², ${weights}.`;
 }
+
+/**
+ * What was scaled: `Balanced in Q4_K_M: the channels of 12 tensors (blk.0.attn_norm.weight, …), by 2^-7 to 2^7.`
+ *
+ * @returns an empty text where nothing was
+ */
+export function describeBalance(type: string, balance: ArtifactRecord["balance"]): string {
+  const [first] = balance ?? [];
+  if (balance === null || first === undefined) return "";
+  const exponents = balance.flatMap((fold) => fold.exponents.map(({ exponent }) => exponent));
+  const range = `by 2^${Math.min(...exponents)} to 2^${Math.max(...exponents)}`;
+  const names = balance.length === 1 ? first.name : `${balance.length} tensors (${first.name}, …)`;
+  return `Balanced in ${type}: the channels of ${names}, ${range}.`;
+}

@@ -66,6 +66,13 @@ export function typeFlags(ways: string[] = ["type", "recipe"]) {
       // No default: a recipe has a say where the flag is not given.
       defaultHelp: async () => "search",
     })(),
+    balance: Flags.option({
+      description:
+        "scale channels by powers of two before they are rounded, and back where they are read, where that leaves clearly less of the errors; the model computes the same",
+      options: ["auto", "off"] as const,
+      // No default: a recipe has a say where the flag is not given.
+      defaultHelp: async () => "auto; off with --method ggml",
+    })(),
     "tensor-type": Flags.custom<{ pattern: string; type: string }>({
       description:
         "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
@@ -98,6 +105,7 @@ interface TypeValues {
   readonly recipe: string | undefined;
   readonly imatrix: string | undefined;
   readonly method: "search" | "ggml" | "nearest" | undefined;
+  readonly balance: "auto" | "off" | undefined;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
@@ -111,7 +119,7 @@ interface TypeValues {
 
 type TypeOptions = Pick<
   ConvertRequest,
-  "types" | "name" | "imatrix" | "method" | "typeNames" | "keepUnusedKv" | "keepSplit"
+  "types" | "name" | "imatrix" | "method" | "balance" | "typeNames" | "keepUnusedKv" | "keepSplit"
 >;
 
 /**
@@ -132,6 +140,7 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
   const options = {
     imatrix: flags.imatrix,
     method: flags.method,
+    balance: flags.balance,
     typeNames: {
       tensorTypes: flags["tensor-type"] ?? [],
       output: flags["output-type"],

@@ -94,10 +94,7 @@ function normFold(norm: FoldTensor, readers: readonly FoldTensor[]): Fold | unde
   const channels = norm.ne[0] ?? 1;
   if (norm.ne.length !== 1 || readers.length === 0 || readers.some(({ ne }) => ne[0] !== channels))
     return undefined;
-  const parts = [
-    columnsOf(norm, channels, -1),
-    ...readers.map((reader) => columnsOf(reader, channels, 1)),
-  ];
+  const parts = [columnsOf(norm, channels, -1), ...readers.map((reader) => columnsOf(reader, channels, 1))];
   return { name: norm.name, kind: "norm", channels, parts };
 }
 

@@ -1,4 +1,7 @@
 import type { BalanceRule, BalanceTensor, ChosenFold } from "../../calibration/balance/types.js";
+import { ggmlShape } from "../gemma4/gguf/tensors.js";
+import { DTYPES } from "../plan/onnx/dtypes.js";
+import { balanceOnnx, type OnnxPlan, type PlannedGraph, type PlannedMatrix } from "../plan/onnx/plan.js";
 import { balancePlan, type Plan } from "../plan/plan.js";
 import type { Reporter } from "./progress.js";
 
@@ -18,7 +21,7 @@ export interface BalancedFold {
 }
 
 /** What is kept of chosen folds. */
-export function describeFolds(folds: readonly ChosenFold[]): BalancedFold[] {
+function describeFolds(folds: readonly ChosenFold[]): BalancedFold[] {
   return folds.map(({ fold, exponents, rule, before, after }) => {
     const counts = new Map<number, number>();
     for (const exponent of exponents) counts.set(exponent, (counts.get(exponent) ?? 0) + 1);
@@ -54,16 +57,39 @@ function tensorsOf({ tensors }: Plan): BalanceTensor[] {
   );
 }
 
+function targetOf(form: PlannedMatrix["form"]): BalanceTensor["target"] {
+  if (form.kind === "nbits") return form;
+  return form.type === "FLOAT" ? "F32" : "F16";
+}
+
+/** Whole weights, whatever they are cut into. */
+function tensorsOfGraph({ matrices }: PlannedGraph): BalanceTensor[] {
+  const whole = matrices.filter(({ firstRow, inputColumn }) => firstRow === 0 && inputColumn === 0);
+  return whole.map(({ weight, origin, form, method, importance }) => ({
+    name: weight.gguf,
+    ne: ggmlShape(weight.shape),
+    path: origin.path,
+    offset: origin.offset,
+    source: origin.type,
+    target: targetOf(form),
+    method,
+    importance,
+    // The columns of a stack that is cut between its matrices would have to be cut too.
+    fixed: weight.shape.length > 2 && matrices.filter((other) => other.weight === weight).length > 1,
+  }));
+}
+
 /** Looks for folds of tensors that pay, and says so. */
-export async function balance(
+async function findFolds(
   tensors: readonly BalanceTensor[],
-  label: string,
+  { label, halves }: { readonly label: string; readonly halves: boolean },
   reporter: Reporter,
   signal: AbortSignal,
 ): Promise<ChosenFold[]> {
   const { chooseBalance } = await import("../../calibration/balance/choose.js");
   let started = false;
   const folds = await chooseBalance(tensors, {
+    halves,
     signal,
     onProgress: (done, total) => {
       if (total === 0) return;
@@ -84,6 +110,28 @@ export async function balanced(
   signal: AbortSignal,
 ): Promise<{ plan: Plan; balance: readonly BalancedFold[] | null }> {
   if (choice === "off") return { plan, balance: null };
-  const folds = await balance(tensorsOf(plan), `balance ${plan.mix}`, reporter, signal);
+  const folds = await findFolds(
+    tensorsOf(plan),
+    { label: `balance ${plan.mix}`, halves: false },
+    reporter,
+    signal,
+  );
   return { plan: balancePlan(plan, folds), balance: describeFolds(folds) };
+}
+
+/** The same for the graphs of a package, each by itself; what was done to each of them. */
+export async function balancedExport(
+  plan: OnnxPlan,
+  choice: BalanceChoice,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<{ plan: OnnxPlan; balance: readonly (readonly BalancedFold[])[] | null }> {
+  if (choice === "off") return { plan, balance: null };
+  const chosen: ChosenFold[][] = [];
+  for (const graph of plan.graphs) {
+    const halves = DTYPES[graph.dtype].internal === "FLOAT16";
+    const label = `balance ${graph.file}`;
+    chosen.push(await findFolds(tensorsOfGraph(graph), { label, halves }, reporter, signal));
+  }
+  return { plan: balanceOnnx(plan, chosen), balance: chosen.map((folds) => describeFolds(folds)) };
 }

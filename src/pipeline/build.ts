@@ -74,6 +74,7 @@ interface Built {
   readonly method: ArtifactRecord["method"];
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
+  readonly balance: ArtifactRecord["balance"];
   readonly plan: string;
   readonly tensors: readonly TensorRecord[];
   /** Where it is one. */
@@ -261,6 +262,7 @@ class Build {
         bitsPerWeight: (bytes * 8) / (decoder.values + embed.values),
         method: decoder.method,
         importance: decoder.importance,
+        balance: decoder.balance,
         plan,
         tensors: [...decoder.tensors, ...embed.tensors].map(({ name, type, shape, bytes }) => ({
           name,
@@ -358,7 +360,7 @@ class Build {
       const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
       const matrices =
         artifact.importance === null ? [] : await this.#hash("importance matrix", [artifact.importance]);
-      const { format, bytes, type, plan, bitsPerWeight, method, tensors } = artifact;
+      const { format, bytes, type, plan, bitsPerWeight, method, balance, tensors } = artifact;
       const { settings = null, reference = null, verification = null, throughput = null } = before ?? {};
       const { accuracyLevel = null, exact = null } = before ?? {};
       manifest = withArtifact(manifest, {
@@ -370,6 +372,7 @@ class Build {
         bitsPerWeight,
         method,
         importance: matrices[0] ?? null,
+        balance,
         source,
         tensors,
         settings,
@@ -400,6 +403,7 @@ class Build {
         out: path,
         typeNames: {},
         method: undefined,
+        balance: "off",
         imatrix: undefined,
         splitMaxBytes: undefined,
         keepSplit: false,

@@ -19,6 +19,7 @@ import {
 import { nearest } from "../base/nearest.js";
 import type { Method } from "../blocks/types.js";
 import type { ConvertRequest, TypeNames } from "./convert.js";
+import type { BalanceChoice } from "./balance.js";
 import { PipelineError } from "./errors.js";
 import { RECIPE_KEYS, recipeSchema, shown, TENSOR_KEYS } from "./recipe-schema.js";
 
@@ -56,19 +57,23 @@ export interface Recipe {
   readonly imatrix: string | undefined;
   readonly typeNames: TypeNames;
   readonly method: Method | undefined;
+  readonly balance: BalanceChoice | undefined;
   readonly keepUnusedKv: boolean;
   readonly keepSplit: boolean;
 }
 
 /** What of a request a recipe can decide. */
 type RecipeOptions = Required<
-  Pick<ConvertRequest, "types" | "name" | "imatrix" | "typeNames" | "method" | "keepUnusedKv" | "keepSplit">
+  Pick<
+    ConvertRequest,
+    "types" | "name" | "imatrix" | "typeNames" | "method" | "balance" | "keepUnusedKv" | "keepSplit"
+  >
 >;
 
 /** What is asked for beside a recipe; what is left out the recipe decides. */
 export type BesideRecipe = Pick<
   ConvertRequest,
-  "imatrix" | "method" | "keepUnusedKv" | "keepSplit" | "splitMaxBytes"
+  "imatrix" | "method" | "balance" | "keepUnusedKv" | "keepSplit" | "splitMaxBytes"
 > & { readonly typeNames: TypeNames };
 
 type Path = readonly PropertyKey[];
@@ -113,7 +118,8 @@ export function parseRecipe(text: string, path: string): Recipe {
   const checked = recipeSchema.safeParse(valueOf(document, path));
   if (!checked.success) throw explain(checked.error.issues, document, lines, path);
   const { mix, name, pure = false, output, embedding, per_layer_embedding: perLayerEmbedding } = checked.data;
-  const { tensors = [], fallback = "near", imatrix, method, keep_unused_kv, keep_split } = checked.data;
+  const { tensors = [], fallback = "near", imatrix, method, balance } = checked.data;
+  const { keep_unused_kv, keep_split } = checked.data;
   return {
     name,
     mix,
@@ -131,6 +137,7 @@ export function parseRecipe(text: string, path: string): Recipe {
       fallback,
     },
     method,
+    balance,
     keepUnusedKv: keep_unused_kv ?? false,
     keepSplit: keep_split ?? false,
   };
@@ -148,6 +155,7 @@ export function withRecipe(recipe: Recipe, beside: BesideRecipe): RecipeOptions 
     name: recipe.name,
     imatrix: beside.imatrix ?? recipe.imatrix,
     method: beside.method ?? recipe.method,
+    balance: beside.balance ?? recipe.balance,
     typeNames: {
       tensorTypes: [...(theirs.tensorTypes ?? []), ...(ours.tensorTypes ?? [])],
       output: theirs.output ?? ours.output,

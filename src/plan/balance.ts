@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { exponentsOf, type FoldedChannels, type TensorExponents } from "../gemma4/folds.js";
 
 /** Powers of two that a tensor's values are multiplied with before they are rounded, in memory that threads share. */
@@ -30,7 +31,8 @@ function factorsOf({ columns, rows }: TensorExponents): TensorFactors | undefine
 
 /** What a tensor needs to be balanced: its importance was measured on the model as it is. */
 interface Balanceable {
-  readonly importance?: Float32Array<SharedArrayBuffer>;
+  readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
+  readonly factors?: TensorFactors | undefined;
 }
 
 /**
@@ -43,7 +45,7 @@ export function balanceTensors<T extends Balanceable>(
   tensors: readonly T[],
   folded: readonly FoldedChannels[],
   nameOf: (tensor: T) => string,
-): (T & { readonly factors?: TensorFactors })[] {
+): T[] {
   const exponents = exponentsOf(folded);
   return tensors.map((tensor) => {
     const found = exponents.get(nameOf(tensor));
@@ -55,4 +57,11 @@ export function balanceTensors<T extends Balanceable>(
     const scaled = shared(importance.length, (at) => importance[at]! / columns[at]! ** 2);
     return { ...tensor, factors, importance: scaled };
   });
+}
+
+/** SHA-256 of the factors of columns, and of those of rows. */
+export function factorsHash({ columns, rows }: TensorFactors): string {
+  return [columns, rows]
+    .map((side) => (side === undefined ? "" : createHash("sha256").update(side).digest("hex")))
+    .join(" ");
 }

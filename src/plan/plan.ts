@@ -5,7 +5,7 @@ import type { BlockTypeName, Method } from "../blocks/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
 import type { FoldedChannels } from "../gemma4/folds.js";
 import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
-import { balanceTensors, type TensorFactors } from "./balance.js";
+import { balanceTensors, factorsHash, type TensorFactors } from "./balance.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
 import { heeds, withImportance } from "./importance.js";
@@ -232,11 +232,6 @@ function hashOf(fileType: number, tensors: readonly PlannedTensor[]): string {
     return [...row, method, importance === undefined ? null : hashBytes(importance), ...scaled];
   });
   return hashBytes(JSON.stringify(["lapidary-plan", 2, fileType, rows]));
-}
-
-/** Of the factors of columns, then of rows. */
-function factorsHash({ columns, rows }: TensorFactors): string {
-  return [columns, rows].map((side) => (side === undefined ? "" : hashBytes(side))).join(" ");
 }
 
 function hashBytes(bytes: string | NodeJS.ArrayBufferView): string {

@@ -50,6 +50,7 @@ async function listIn(folder: string, files: readonly HashedFile[]): Promise<voi
         plan: "0",
         method: null,
         importance: null,
+        balance: null,
         bitsPerWeight: 8,
         source: { kind: "checkpoint", name: "nano-e", files: [] },
         tensors: [],

@@ -102,14 +102,7 @@ interface Exports {
     scales: number,
     zeros: number,
   ): number;
-  multiply(
-    source: number,
-    input: number,
-    rows: number,
-    row: number,
-    columns: number,
-    scales: number,
-  ): number;
+  multiply(source: number, input: number, rows: number, row: number, columns: number, scales: number): number;
 }
 
 /** Numbers that rows of values are multiplied with before they are converted. */
@@ -301,7 +294,8 @@ export class Kernels {
     const codesAt = this.#outputAt;
     const scalesAt = codesAt + rows * sizes.codes;
     const pointsAt = scalesAt + rows * sizes.scales;
-    const weights = method === "search" && importance !== undefined ? this.#place(this.#weights, importance) : 0;
+    const weights =
+      method === "search" && importance !== undefined ? this.#place(this.#weights, importance) : 0;
     const index = this.#exports.convertNBits(
       blockType(source).id,
       bits,
@@ -363,14 +357,7 @@ export class Kernels {
     }
     const columnsAt = columns === undefined ? 0 : this.#place(this.#columnFactors, columns);
     const rowsAt = scales === undefined ? 0 : this.#place(this.#rowFactors, scales);
-    const index = this.#exports.multiply(
-      blockType(source).id,
-      this.#inputAt,
-      rows,
-      row,
-      columnsAt,
-      rowsAt,
-    );
+    const index = this.#exports.multiply(blockType(source).id, this.#inputAt, rows, row, columnsAt, rowsAt);
     this.#output = this.#input.subarray(0, 0);
     this.#outputs = [];
     this.#lastProblem = index >= 0 ? "non-finite" : undefined;
