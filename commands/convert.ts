@@ -19,6 +19,7 @@ const GGUF_FLAGS = [
   "match-converter",
   "keep-unused-kv",
   "keep-split",
+  "keep-lattice",
   "split-max-size",
 ];
 

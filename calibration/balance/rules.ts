@@ -9,14 +9,8 @@ export const RULES: readonly BalanceRule[] = ["beta-0.25", "beta-0.5", "inverse"
 /** Logarithm of a channel's scale; NaN where the channel is dead on either side. */
 function scaleOf(rule: BalanceRule, input: number, weight: number): number {
   if (!(input > 0 && weight > 0)) return Number.NaN;
-  switch (rule) {
-    case "beta-0.25":
-      return 0.25 * Math.log2(input / weight);
-    case "beta-0.5":
-      return 0.5 * Math.log2(input / weight);
-    case "inverse":
-      return -Math.log2(weight);
-  }
+  if (rule === "inverse") return -Math.log2(weight);
+  return (rule === "beta-0.5" ? 0.5 : 0.25) * Math.log2(input / weight);
 }
 
 function middle(values: readonly number[]): number {

@@ -1,6 +1,6 @@
 import { formatDuration, formatSize } from "../base/sizes.js";
 import type { ConvertedArtifact } from "../pipeline/convert.js";
-import { describeBalance, describeRounding } from "./rounding.js";
+import { describeBalance, describeLattices, describeRounding } from "./rounding.js";
 import { renderTable } from "./table.js";
 
 function shares(artifact: ConvertedArtifact): string {
@@ -32,5 +32,8 @@ export async function renderArtifacts(artifacts: readonly ConvertedArtifact[]): 
     .map((artifact) => describeRounding(artifact, artifact.importance))
     .find((text) => text !== "");
   const scaled = artifacts.map(({ type, balance }) => describeBalance(type, balance));
-  return [table, objective, ...scaled].filter((text) => text !== undefined && text !== "").join("\n");
+  const kept = artifacts.map((artifact) => describeLattices(artifact.type, artifact));
+  return [table, objective, ...kept, ...scaled]
+    .filter((text) => text !== undefined && text !== "")
+    .join("\n");
 }

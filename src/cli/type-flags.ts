@@ -73,6 +73,11 @@ export function typeFlags(ways: string[] = ["type", "recipe"]) {
       // No default: a recipe has a say where the flag is not given.
       defaultHelp: async () => "auto; off with --method ggml",
     })(),
+    "keep-lattice": Flags.boolean({
+      description:
+        "write tensors that were trained for 4 bits as they are, in Q4_0, where the mix has 4 bits or more for them; on unless --method ggml is given",
+      allowNo: true,
+    }),
     "tensor-type": Flags.custom<{ pattern: string; type: string }>({
       description:
         "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
@@ -106,6 +111,8 @@ interface TypeValues {
   readonly imatrix: string | undefined;
   readonly method: "search" | "ggml" | "nearest" | undefined;
   readonly balance: "auto" | "off" | undefined;
+  /** Undefined where the flag was not given, whatever oclif's type says. */
+  readonly "keep-lattice": boolean | undefined;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
@@ -119,7 +126,15 @@ interface TypeValues {
 
 type TypeOptions = Pick<
   ConvertRequest,
-  "types" | "name" | "imatrix" | "method" | "balance" | "typeNames" | "keepUnusedKv" | "keepSplit"
+  | "types"
+  | "name"
+  | "imatrix"
+  | "method"
+  | "balance"
+  | "keepLattice"
+  | "typeNames"
+  | "keepUnusedKv"
+  | "keepSplit"
 >;
 
 /**
@@ -141,6 +156,7 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
     imatrix: flags.imatrix,
     method: flags.method,
     balance: flags.balance,
+    keepLattice: flags["keep-lattice"],
     typeNames: {
       tensorTypes: flags["tensor-type"] ?? [],
       output: flags["output-type"],
@@ -155,5 +171,9 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
   if (flags.recipe === undefined) return { ...options, types: flags.type ?? [] };
   // The parser and the schema take 0.2 s to load.
   const { readRecipe, withRecipe } = await import("../pipeline/recipe.js");
-  return withRecipe(await readRecipe(flags.recipe), { ...options, splitMaxBytes: flags["split-max-size"] });
+  const recipe = await readRecipe(flags.recipe);
+  return {
+    ...withRecipe(recipe, { ...options, splitMaxBytes: flags["split-max-size"] }),
+    keepLattice: options.keepLattice,
+  };
 }

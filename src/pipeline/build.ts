@@ -75,6 +75,7 @@ interface Built {
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
   readonly balance: ArtifactRecord["balance"];
+  readonly lattices: ArtifactRecord["lattices"];
   readonly plan: string;
   readonly tensors: readonly TensorRecord[];
   /** Where it is one. */
@@ -263,6 +264,7 @@ class Build {
         method: decoder.method,
         importance: decoder.importance,
         balance: decoder.balance,
+        lattices: null,
         plan,
         tensors: [...decoder.tensors, ...embed.tensors].map(({ name, type, shape, bytes }) => ({
           name,
@@ -360,7 +362,7 @@ class Build {
       const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
       const matrices =
         artifact.importance === null ? [] : await this.#hash("importance matrix", [artifact.importance]);
-      const { format, bytes, type, plan, bitsPerWeight, method, balance, tensors } = artifact;
+      const { format, bytes, type, plan, bitsPerWeight, method, balance, lattices, tensors } = artifact;
       const { settings = null, reference = null, verification = null, throughput = null } = before ?? {};
       const { accuracyLevel = null, exact = null } = before ?? {};
       manifest = withArtifact(manifest, {
@@ -373,6 +375,7 @@ class Build {
         method,
         importance: matrices[0] ?? null,
         balance,
+        lattices,
         source,
         tensors,
         settings,

@@ -25,6 +25,7 @@ import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
 import { folderMetadata } from "./metadata.js";
+import { findLattices } from "./lattice.js";
 import type { Reporter } from "./progress.js";
 import {
   type CheckpointSource,
@@ -61,6 +62,11 @@ export interface TypeOptions {
   readonly method?: Method | undefined;
   /** When left out: `auto`, but `off` for the method of ggml, whose bytes would be others. */
   readonly balance?: BalanceChoice | undefined;
+  /**
+   * Whether tensors whose values lie on lattices that Q4_0 holds are written in it as they are. When left out: yes,
+   * but not with the method of ggml.
+   */
+  readonly keepLattice?: boolean | undefined;
 }
 
 export interface ConvertRequest extends TypeOptions {
@@ -112,6 +118,10 @@ export interface ConvertedArtifact {
   readonly withoutImportance: readonly string[];
   /** Folds whose channels were scaled before rounding; null where none was looked for, as in a dry run. */
   readonly balance: readonly BalancedFold[] | null;
+  /** Tensors whose values lie on lattices and come back from Q4_0 in every bit of BF16. */
+  readonly lattices: readonly string[];
+  /** Tensors on lattices that this type rounds to fewer than 4 bits, or that a type was named for. */
+  readonly roundedLattices: readonly string[];
   /** Identity of plan and header: equal for equal output from equal input. */
   readonly plan: string;
   readonly outcome: "planned" | "written" | "continued" | "unchanged";
@@ -163,6 +173,7 @@ function planOf(
   mix: string,
   request: ConvertRequest,
   importance: ImportanceMatrix | undefined,
+  lattices?: ReadonlySet<string>,
 ): Plan {
   const { matchConverter, keepSplit } = request;
   const keepUnusedKv = matchConverter || request.keepUnusedKv;
@@ -172,6 +183,7 @@ function planOf(
     importance,
     keepUnusedKv,
     method: request.method,
+    lattices,
   };
   if (source.kind === "gguf") return planGgufSource({ ...options, model: source.model, keepSplit });
   const { config, bound, checkpoint } = source;
@@ -245,6 +257,8 @@ function describe({ plan, balance }: Job, output: OutputLayout): Described {
     importance: plan.importance,
     withoutImportance: plan.withoutImportance,
     balance,
+    lattices: plan.lattices,
+    roundedLattices: plan.roundedLattices,
     plan: planIdentity(plan, output),
   };
 }
@@ -312,7 +326,15 @@ async function planJobs(
   signal: AbortSignal,
 ): Promise<Job[]> {
   const importance = await importanceOf(request);
-  const plans = request.types.map((type) => planOf(source, type, request, importance));
+  const first = request.types.map((type) => planOf(source, type, request, importance));
+  // Nothing is read before it is known that there is something to plan.
+  const rounds = first.some(({ shares }) => shares.some(({ type }) => !UNROUNDED.has(type)));
+  const lattices =
+    rounds && keepsLattices(request) ? await findLattices(source, reporter, signal) : new Set<string>();
+  const plans =
+    lattices.size === 0
+      ? first
+      : request.types.map((type) => planOf(source, type, request, importance, lattices));
   checkTypes(request, plans);
   if (request.redo !== undefined) for (const plan of plans) findTensors(plan, request.redo);
   const added = importance === undefined ? [] : importanceMetadata(importance);
@@ -332,6 +354,13 @@ async function planJobs(
     });
   }
   return jobs;
+}
+
+const UNROUNDED: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>(["F32", "F16", "BF16"]);
+
+/** llama.cpp knows nothing of lattices. */
+function keepsLattices({ keepLattice, method, matchConverter }: ConvertRequest): boolean {
+  return !matchConverter && (keepLattice ?? method !== "ggml");
 }
 
 /** A dry run reads no values, and llama.cpp's bytes are those of the values as they are. */

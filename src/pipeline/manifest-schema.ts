@@ -63,6 +63,7 @@ export const manifestSchema = z.object({
       bitsPerWeight: z.number(),
       method: z.enum(["search", "ggml", "nearest"]).nullable().default(null),
       importance: hashedFile.nullable().default(null),
+      lattices: z.array(z.string()).nullable().default(null),
       balance: z.array(balancedFold).nullable().catch(null).default(null),
       source,
       tensors: z.array(z.object({ name: z.string(), type: z.string(), ne: z.array(count), bytes: count })),

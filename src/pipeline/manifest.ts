@@ -55,6 +55,8 @@ export interface ArtifactRecord {
   readonly importance: HashedFile | null;
   /** Folds whose channels were scaled before rounding; null where none was looked for. */
   readonly balance: readonly BalancedFold[] | null;
+  /** Tensors that were on lattices and were written as they are; null where nobody looked. */
+  readonly lattices: readonly string[] | null;
   readonly source: SourceRecord;
   readonly tensors: readonly TensorRecord[];
   /** SHA-256 over everything that decides the measurements besides the file; null before they were made. */

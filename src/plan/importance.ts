@@ -1,13 +1,14 @@
 import type { ImportanceEntry, ImportanceMatrix } from "../../formats/imatrix/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
-import type { BlockTypeName, Method } from "../blocks/types.js";
+import type { BlockTypeName, TensorMethod } from "../blocks/types.js";
 import { isTable, needsImportance } from "./assign.js";
 import { PlanError } from "./errors.js";
 import type { Mix } from "./mixes.js";
 import type { PlannedTensor } from "./plan.js";
 
 /** Whether an importance makes a difference to a type that is written by a method. */
-export function heeds(type: BlockTypeName, method: Method): boolean {
+export function heeds(type: BlockTypeName, method: TensorMethod): boolean {
+  if (method === "lattice") return false;
   return method === "search" || Kernels.heedsImportance(type);
 }
 

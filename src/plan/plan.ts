@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
 import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
-import { rowBytes } from "../blocks/table.js";
-import type { BlockTypeName, Method } from "../blocks/types.js";
+import { blockType, rowBytes } from "../blocks/table.js";
+import type { BlockTypeName, Method, TensorMethod } from "../blocks/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
 import type { FoldedChannels } from "../gemma4/folds.js";
-import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
+import { assignTypes, type Overrides, overridesAnything, tensorPattern } from "./assign.js";
 import { balanceTensors, factorsHash, type TensorFactors } from "./balance.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
@@ -48,7 +48,7 @@ export interface PlannedTensor extends ModelTensor {
   /** Bytes in the output, without padding. */
   readonly byteLength: number;
   /** How its values find their places; `ggml` too where the type knows no search. */
-  readonly method: Method;
+  readonly method: TensorMethod;
   /** Importance that the method heeds: a value a column, matrix by matrix. */
   readonly importance?: Float32Array<SharedArrayBuffer>;
   /** What its values are multiplied with before they are rounded; the model computes the same with all of them. */
@@ -84,6 +84,10 @@ export interface Plan {
   readonly importance: string | null;
   /** Tensors whose type heeds an importance and that the matrix does not have. */
   readonly withoutImportance: readonly string[];
+  /** Tensors on a lattice that are written as they are, in Q4_0. */
+  readonly lattices: readonly string[];
+  /** Tensors on a lattice that the mix rounds to fewer bits than that. */
+  readonly roundedLattices: readonly string[];
   /** SHA-256 over everything that decides the bytes of the tensors; equal plans have equal hashes. */
   readonly hash: string;
 }
@@ -97,6 +101,8 @@ export interface PlanOptions extends Overrides {
   /** Keep keys and values that no layer reads; they count for llama-quantize's rules in any case. */
   readonly keepUnusedKv?: boolean;
   readonly importance?: ImportanceMatrix | undefined;
+  /** Names of tensors whose values lie on a lattice that Q4_0 holds. */
+  readonly lattices?: ReadonlySet<string> | undefined;
   /** `search` when left out; always `ggml` when the converter is matched. */
   readonly method?: Method | undefined;
 }
@@ -129,7 +135,10 @@ export function makePlan(request: PlanRequest): Plan {
     ? matchConverter(candidates, mix, request)
     : assignTypes(candidates, mix, facts, request);
   const method = request.matchConverter ? "ggml" : (request.method ?? "search");
-  const all = request.tensors.map((tensor, index) => planned(tensor, types[index] ?? mix.type, method));
+  const all = request.tensors.map((tensor, index) => {
+    const type = types[index] ?? mix.type;
+    return keepsLattice(tensor, type, request) ? onLattice(tensor) : planned(tensor, type, method);
+  });
   const written = request.keepUnusedKv ? all : all.filter(({ unused }) => unused !== true);
   checkTypes(written);
   const tensors = withImportance(written, mix, request.importance);
@@ -153,8 +162,30 @@ export function makePlan(request: PlanRequest): Plan {
         : tensors
             .filter(({ type, method: own, importance }) => heeds(type, own) && importance === undefined)
             .map(({ name }) => name),
+    lattices: tensors.filter((tensor) => tensor.method === "lattice").map(({ name }) => name),
+    roundedLattices: tensors
+      .filter(
+        ({ name, type, method: own }) => own !== "lattice" && request.lattices?.has(name) && isRounded(type),
+      )
+      .map(({ name }) => name),
     hash: hashOf(mix.fileType, tensors),
   };
+}
+
+function isRounded(type: BlockTypeName): boolean {
+  return !SOURCE_TYPES.includes(type);
+}
+
+/** More bits would hold the same values, and fewer would not; a type that somebody names for a tensor stands. */
+function keepsLattice({ name }: ModelTensor, type: BlockTypeName, request: PlanRequest): boolean {
+  if (request.lattices?.has(name) !== true || !isRounded(type)) return false;
+  if ((request.tensorTypes ?? []).some(({ pattern }) => tensorPattern(pattern).test(name))) return false;
+  const { bytes, values } = blockType(type);
+  return (bytes * 8) / values >= 4;
+}
+
+function onLattice(tensor: ModelTensor): PlannedTensor {
+  return { ...planned(tensor, "Q4_0", "ggml"), method: "lattice" };
 }
 
 /**

@@ -53,7 +53,7 @@ export interface RunOptions {
  *
  * After a failure or an abort nothing is written any more when the promise settles.
  *
- * @throws PoolError `memory-too-small`, `non-finite`, `out-of-range`, `input-truncated`, `read-failed`, `write-failed`,
+ * @throws PoolError `memory-too-small`, `non-finite`, `out-of-range`, `off-lattice`, `input-truncated`, `read-failed`, `write-failed`,
  * `disk-full`, `worker-failed`; the signal's reason after an abort
  */
 export async function runTiles(options: RunOptions): Promise<void> {
@@ -233,6 +233,12 @@ function describe(failure: WorkerFailure, jobs: readonly TensorJob[]): PoolError
         "out-of-range",
         `${place(failure, job)} is ${failure.value}, which ${job === undefined ? "the target type" : targetName(job.target)} cannot hold`,
         { advice: job?.target === "BF16" ? "Choose F32." : "Choose BF16 or F32, whose range is larger." },
+      );
+    case "off-lattice":
+      return new PoolError(
+        "off-lattice",
+        `${place(failure, job)} begins a block that lies on no lattice, although all of the tensor did when it was looked at`,
+        { advice: "Something changed the file; run the command again, or pass --no-keep-lattice." },
       );
     case "truncated":
       return new PoolError(

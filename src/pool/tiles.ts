@@ -1,6 +1,6 @@
 import { type NBitsMethod, nbitsRow, type NBitsType } from "../blocks/nbits/types.js";
 import { rowBytes } from "../blocks/table.js";
-import type { BlockTypeName, Method } from "../blocks/types.js";
+import type { BlockTypeName, TensorMethod } from "../blocks/types.js";
 import { PoolError } from "./errors.js";
 
 /** What a tensor is written as: blocks, in one piece, or codes, scales and perhaps zero points, each a piece. */
@@ -36,10 +36,10 @@ export interface TensorJob {
   readonly row: number;
   readonly rows: number;
   /**
-   * How values find their places: by a search; or plainly, also when left out, which is `ggml` for blocks and
-   * `nearest` for codes.
+   * How values find their places: by a search; as they lie on lattices, of BF16 to Q4_0; or plainly, also when left
+   * out, which is `ggml` for blocks and `nearest` for codes.
    */
-  readonly method?: Method | NBitsMethod | undefined;
+  readonly method?: TensorMethod | NBitsMethod | undefined;
   /** Importance of each column that is read, for one matrix after the other of a stack; then a tile never cuts a row. */
   readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
   /** Numbers that the values are multiplied with before they are converted; then a tile never cuts a row. */
@@ -112,6 +112,8 @@ function checkFactors(job: TensorJob): void {
       `tensor ${name} has ${rows} rows of ${row} values, ${importance?.length ?? 0} importances and ${columns} factors of columns`,
     );
   }
+  if (job.method === "lattice" && (job.source !== "BF16" || job.target !== "Q4_0" || factors !== undefined))
+    throw new RangeError(`tensor ${name} is kept on its lattice from BF16 to Q4_0 only, and as it is`);
   const scales = factors?.rows?.length ?? rows;
   if (scales !== rows) throw new RangeError(`tensor ${name} has ${rows} rows and ${scales} factors of rows`);
 }

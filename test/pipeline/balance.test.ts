@@ -11,6 +11,7 @@ import { silent } from "../../src/pipeline/progress.js";
 import { verify } from "../../src/pipeline/verify.js";
 import { convertFixture, convertRequest, nanoCheckpoint, scratchFolder } from "../support/convert.js";
 import { spikyCheckpoint } from "../support/spiky.js";
+import { relativeError } from "../support/text-models.js";
 import { tensorHashes } from "../support/tensor-hashes.js";
 
 const never = new AbortController().signal;
@@ -133,9 +134,9 @@ describe("a checkpoint that collapses in four bits", () => {
     const [, scaleBefore] = await valuesOf(plain.files[0]!, norm);
     expect(columns.some((value, at) => value !== before[at])).toBe(true);
     const row = scale.length;
-    expect(
-      columns.every((value, at) => value * scale[at % row]! === before[at]! * scaleBefore[at % row]!),
-    ).toBe(true);
+    const product = (values: Float32Array, scales: Float32Array): Float32Array =>
+      values.map((value, at) => value * scales[at % row]!);
+    expect(relativeError(product(columns, scale), product(before, scaleBefore))).toBe(0);
   });
 
   it("leaves folds out that a tensor in halves is part of", async () => {

@@ -51,6 +51,7 @@ async function listIn(folder: string, files: readonly HashedFile[]): Promise<voi
         method: null,
         importance: null,
         balance: null,
+        lattices: null,
         bitsPerWeight: 8,
         source: { kind: "checkpoint", name: "nano-e", files: [] },
         tensors: [],

@@ -140,6 +140,14 @@ it("names the value that is not finite as the file has it", async () => {
   );
 });
 
+it("tells of a block that is on no lattice where all were to be", async () => {
+  await expect(
+    run(job({ target: "Q4_0", method: "lattice" }), [rowBytes("Q4_0", ROWS * ROW)]),
+  ).rejects.toThrow(/begins a block that lies on no lattice/);
+  const asFloats = job({ target: "F32", method: "lattice" });
+  await expect(run(asFloats, [ROWS * ROW * 4])).rejects.toThrow(/from BF16 to Q4_0 only/);
+});
+
 it("refuses factors that do not fit the tensor", async () => {
   const few = shared(ROW + 1, () => 1);
   await expect(run(job({ factors: { columns: few } }), [4])).rejects.toThrow(/513 factors of columns/);

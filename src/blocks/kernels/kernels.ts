@@ -394,6 +394,23 @@ export class Kernels {
     return start;
   }
 
+  /**
+   * Takes bytes that were made elsewhere for those of the last conversion.
+   *
+   * @throws BlockError `over-capacity` when the output region is shorter
+   */
+  put(bytes: Uint8Array): void {
+    if (bytes.length > this.#capacity * 4) {
+      throw new BlockError(
+        "over-capacity",
+        `${bytes.length} bytes are more than the ${this.#capacity * 4} that the kernels have room for`,
+      );
+    }
+    this.#output = new Uint8Array(this.#exports.memory.buffer, this.#outputAt, bytes.length);
+    this.#output.set(bytes);
+    this.#outputs = [];
+  }
+
   /** The bytes that the last `convert` made; valid until the next one. */
   get output(): Uint8Array {
     return this.#output;
