@@ -55,8 +55,10 @@ export async function chooseBalance(
   { halves = false, signal, onProgress }: BalanceOptions,
 ): Promise<ChosenFold[]> {
   const rules = halves ? RULES.filter((rule) => rule !== "inverse") : RULES;
+  const folds = payingFolds(tensors);
+  // Nothing to gain in what is kept at 8 bits or more: then no kernels are needed either.
+  if (folds.length === 0) return [];
   const chooser = new Chooser(tensors, await kernelsFor(tensors), rules, signal);
-  const folds = foldsOf(tensors).filter((fold) => chooser.mayPay(fold));
   const chosen: ChosenFold[] = [];
   try {
     for (const [index, fold] of folds.entries()) {
@@ -70,6 +72,22 @@ export async function chooseBalance(
     await chooser.close();
   }
   return chosen;
+}
+
+/** Folds that are exact for all that they scale, and with which there is something to gain. */
+function payingFolds(tensors: readonly BalanceTensor[]): Fold[] {
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  const gains = ({ tensor: name, side }: FoldPart, index: number): boolean => {
+    const tensor = byName.get(name);
+    return (
+      index > 0 && side === "columns" && tensor?.unused !== true && tensor !== undefined && isCoarse(tensor)
+    );
+  };
+  return foldsOf(tensors).filter(
+    ({ parts }) =>
+      parts.every(({ tensor }) => isScalable(byName.get(tensor)!)) &&
+      parts.some((part, index) => gains(part, index)),
+  );
 }
 
 async function kernelsFor(tensors: readonly BalanceTensor[]): Promise<Kernels> {
@@ -121,17 +139,6 @@ class Chooser {
   #matrices({ parts, kind }: Fold): [part: FoldPart, tensor: BalanceTensor][] {
     const matrices = kind === "norm" ? parts.slice(1) : parts;
     return matrices.map((part) => [part, this.#tensor(part.tensor)]);
-  }
-
-  /** Whether a fold is exact for all that it scales, and there is something to gain. */
-  mayPay(fold: Fold): boolean {
-    const all = fold.parts.map(({ tensor }) => this.#tensor(tensor));
-    return (
-      all.every((tensor) => isScalable(tensor)) &&
-      this.#matrices(fold).some(
-        ([part, tensor]) => part.side === "columns" && tensor.unused !== true && isCoarse(tensor),
-      )
-    );
   }
 
   async choose(fold: Fold): Promise<ChosenFold | undefined> {

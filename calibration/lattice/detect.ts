@@ -1,8 +1,8 @@
 import { openFile } from "../../formats/file-source.js";
 import { fitLattice, LATTICE_BLOCK } from "../../src/blocks/lattice/fit.js";
 
-/** Values that are read at a time: 1 MiB of BF16. Of what is on no lattice the first block tells, nearly always. */
-const PIECE_VALUES = 2 ** 19;
+/** Values that are read at a time: 512 KiB of BF16. Of what is on no lattice the first block tells, nearly always. */
+const PIECE_VALUES = 2 ** 18;
 /** Before the first whole piece: a checkpoint of ordinary tensors costs a page of each. */
 const FIRST_VALUES = 2 ** 10;
 /** Different magnitudes of levels that make a block tell of a lattice: two values lie on one in any case. */
@@ -30,20 +30,24 @@ export async function isLattice(
   if (values % LATTICE_BLOCK !== 0) return false;
   const file = await openFile(path);
   const levels = new Int8Array(LATTICE_BLOCK);
+  let buffer = new Uint16Array(Math.min(FIRST_VALUES, values));
   let telling = 0;
   let filled = 0;
   try {
     for (let first = 0; first < values;) {
       signal.throwIfAborted();
-      const words = new Uint16Array(Math.min(first === 0 ? FIRST_VALUES : PIECE_VALUES, values - first));
-      await file.read(new Uint8Array(words.buffer), offset + 2 * first);
+      const words = buffer.subarray(0, Math.min(buffer.length, values - first));
+      await file.read(new Uint8Array(buffer.buffer, 0, words.byteLength), offset + 2 * first);
       for (let at = 0; at < words.length; at += LATTICE_BLOCK) {
         const fit = fitLattice(words.subarray(at, at + LATTICE_BLOCK), levels);
         if (fit === undefined) return false;
         if (fit.magnitudes > 0) filled++;
         if (fit.magnitudes >= TELLING) telling++;
       }
+      if (first === 0) buffer = new Uint16Array(Math.min(PIECE_VALUES, values));
       first += words.length;
+      // Zeros, or two values: a table that was never trained is not read to its end.
+      if (first >= PIECE_VALUES && telling * 2 <= filled) return false;
     }
   } finally {
     await file.close();
