@@ -152,6 +152,7 @@ A build that was broken off goes on where it stopped when it is started again. F
               layout: "transformers.js",
               tensorTypes: asked.gguf ? [] : (flags["tensor-type"] ?? []),
               method: onnxMethod(flags.method === "ggml" ? "nearest" : flags.method),
+              balance: flags.balance,
               imatrix: flags.imatrix,
             }
           : null,

@@ -18,6 +18,7 @@ const GGUF_FLAGS = [
   "match-converter",
   "keep-unused-kv",
   "keep-split",
+  "keep-lattice",
   "split-max-size",
 ];
 
@@ -73,6 +74,7 @@ A run that was stopped is continued by the same command; finished tensors are ch
           ...(await onnxOptions(flags)),
           tensorTypes: flags["tensor-type"] ?? [],
           method: onnxMethod(flags.method),
+          balance: flags.balance,
           imatrix: flags.imatrix,
           threads: flags.threads,
           memory: flags.memory,

@@ -90,3 +90,23 @@ export function inputMetric(plain: Moments, weighted: Moments | null): InputMetr
   });
   return { columns, blockWidth, squares };
 }
+
+/**
+ * Moments of rows whose values are divided by factors, column by column: of what a matrix reads whose columns were
+ * multiplied with them.
+ *
+ * @param factors [columns], powers of two; none when left out
+ */
+export function scaledMoments(moments: Moments, factors: Float32Array | undefined): Moments {
+  if (factors === undefined) return moments;
+  const values = Float32Array.from(moments.values);
+  for (const { start, size } of squaresOf(moments.columns, moments.blockWidth)) {
+    const at = start * moments.blockWidth;
+    for (let row = 0; row < size; row++) {
+      for (let column = 0; column < size; column++) {
+        values[at + row * size + column]! /= factors[start + row]! * factors[start + column]!;
+      }
+    }
+  }
+  return { ...moments, values };
+}

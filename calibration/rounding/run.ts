@@ -12,7 +12,7 @@ import type { LayerStep, Replacement } from "../statistics/walk.js";
 import { Crew } from "./crew.js";
 import { RoundingError } from "./errors.js";
 import { divideMatrix } from "./memory.js";
-import { inputMetric, traceOf } from "./metric.js";
+import { inputMetric, scaledMoments, traceOf } from "./metric.js";
 import { type ColumnForm, factorMetric, type RoundedMatrix, roundMatrix } from "./round-matrix.js";
 import { outputBytes } from "./round-rows.js";
 import type { MatrixSource } from "./source.js";
@@ -237,7 +237,8 @@ class Run {
       return;
     }
     if (requests.length === 0) return;
-    const form = await factorMetric(this.crew, inputMetric(moments, null), this.#options.damping);
+    const own = scaledMoments(moments, this.#options.scales?.(requests[0]!.tensor)?.columns);
+    const form = await factorMetric(this.crew, inputMetric(own, null), this.#options.damping);
     await Promise.all(
       requests.map((request, index) => this.#roundTensor(input, request, form, memory - all + sizes[index]!)),
     );
@@ -259,8 +260,9 @@ class Run {
     const stacked = matrices.length > 1 ? pieces.map((bytes) => new Uint8Array(bytes * matrices.length)) : [];
     const known = matrices.length > 1 ? undefined : await this.#options.curvature?.(tensor);
     const fits = known?.gradients?.columns === rows;
-    const gradients = fits ? (known?.gradients ?? null) : null;
-    const weighted = fits ? (known?.inputs ?? null) : null;
+    const scales = this.#options.scales?.(tensor);
+    const gradients = fits && known?.gradients ? scaledMoments(known.gradients, scales?.rows) : null;
+    const weighted = fits && known?.inputs ? scaledMoments(known.inputs, scales?.columns) : null;
     const used = memory - stacked.reduce((sum, { length }) => sum + length, 0);
     let loss = 0;
     let result: RoundedMatrix | undefined;
@@ -305,14 +307,17 @@ class Run {
     );
     if (experts === null) {
       if (moments === null) throw missing;
-      return [{ source: this.#sourceOf(tensor, 0), moments }];
+      const { columns } = this.#options.scales?.(tensor) ?? {};
+      return [{ source: this.#sourceOf(tensor, 0), moments: scaledMoments(moments, columns) }];
     }
     if (experts.moments === null) throw missing;
     let all: Moments | undefined;
     return experts.moments.map((own, index) => {
       const starved = experts.tokens[index]! < MIN_EXPERT_TOKENS;
       if (starved) all ??= sumOf(experts.moments!);
-      return { source: this.#sourceOf(tensor, index), moments: starved ? all! : own };
+      const factors = this.#options.scales?.(tensor)?.columns;
+      const mine = factors?.subarray(index * own.columns, (index + 1) * own.columns);
+      return { source: this.#sourceOf(tensor, index), moments: scaledMoments(starved ? all! : own, mine) };
     });
   }
 
@@ -334,7 +339,7 @@ class Run {
     };
   }
 
-  /** The values that a reader makes of a rounded tensor, in a file. */
+  /** The values that a reader makes of a rounded tensor, without what they were multiplied with, in a file. */
   async #decoded(request: RoundingRequest): Promise<Replacement> {
     const { store, scratch } = this.#options;
     const { rows, columns } = store.get(request);
@@ -343,6 +348,7 @@ class Run {
     try {
       for (let first = 0; first < rows; first += DECODED_ROWS) {
         const values = await store.rows(request, first, Math.min(DECODED_ROWS, rows - first));
+        undo(values, first, columns, rows, this.#options.scales?.(request.tensor));
         await file.write(new Uint8Array(values.buffer), 4 * first * columns);
       }
     } catch (error) {
@@ -365,6 +371,24 @@ function checkTarget({ tensor, target }: RoundingRequest): void {
       advice: "Choose a block type of few bits.",
     },
   );
+}
+
+/** Divides rows of a tensor, or of a stack, by what they were multiplied with: exactly, as these are powers of two. */
+function undo(
+  values: Float32Array,
+  first: number,
+  columns: number,
+  rows: number,
+  { columns: byColumn, rows: byRow }: TensorScales = {},
+): void {
+  if (byColumn === undefined && byRow === undefined) return;
+  // A stack has factors of columns for each of its matrices.
+  const perMatrix = byColumn === undefined ? rows : (rows * columns) / byColumn.length;
+  for (let index = 0; index < values.length; index++) {
+    const row = first + Math.floor(index / columns);
+    const column = Math.floor(row / perMatrix) * columns + (index % columns);
+    values[index]! /= (byColumn?.[column] ?? 1) * (byRow?.[row] ?? 1);
+  }
 }
 
 function byteLengthOf({ target }: RoundingRequest, { weight }: BoundWeight): number {

@@ -40,6 +40,12 @@ export type BlockTypeName =
  */
 export type Method = "ggml" | "search";
 
+/**
+ * How the values of a tensor find their places. `lattice`: they lie on multiples of a scale a block already, and
+ * Q4_0 gives them back in every bit of bfloat16.
+ */
+export type TensorMethod = Method | "lattice";
+
 /** Layout of a block type. */
 export interface BlockType {
   readonly name: BlockTypeName;

@@ -1,6 +1,6 @@
 import { formatDuration, formatSize } from "../base/sizes.js";
 import type { ConvertedArtifact } from "../pipeline/convert.js";
-import { describeRounding } from "./rounding.js";
+import { describeBalance, describeLattices, describeRounding } from "./rounding.js";
 import { renderTable } from "./table.js";
 
 function shares(artifact: ConvertedArtifact): string {
@@ -31,5 +31,9 @@ export async function renderArtifacts(artifacts: readonly ConvertedArtifact[]): 
   const objective = artifacts
     .map((artifact) => describeRounding(artifact, artifact.importance))
     .find((text) => text !== "");
-  return objective === undefined ? table : `${table}\n${objective}`;
+  const scaled = artifacts.map(({ type, balance }) => describeBalance(type, balance));
+  const kept = artifacts.map((artifact) => describeLattices(artifact.type, artifact));
+  return [table, objective, ...kept, ...scaled]
+    .filter((text) => text !== undefined && text !== "")
+    .join("\n");
 }

@@ -1,5 +1,6 @@
 import { formatDuration, formatSize } from "../base/sizes.js";
 import type { ExportReport } from "../pipeline/export.js";
+import { describeBalance } from "./rounding.js";
 import { renderTable } from "./table.js";
 
 const OUTCOMES: Readonly<Record<ExportReport["outcome"], (report: ExportReport) => string>> = {
@@ -40,5 +41,10 @@ export async function renderExport(report: ExportReport): Promise<string> {
     range === null
       ? ""
       : `\nOn ${range.tokens.toLocaleString("en-US")} tokens of text products reach ${range.product.toPrecision(3)} (${range.largest}) and the residual stream, which stays in single precision, ${range.residual.toPrecision(3)}.`;
-  return `${table}${rounding}${halves}\n${OUTCOMES[report.outcome](report)}`;
+  const scaled = report.graphs
+    .map(({ graph, dtype, balance }) => describeBalance(`${graph} ${dtype}`, balance))
+    .filter((text) => text !== "")
+    .map((text) => `\n${text}`)
+    .join("");
+  return `${table}${rounding}${scaled}${halves}\n${OUTCOMES[report.outcome](report)}`;
 }

@@ -87,6 +87,18 @@ export function typeFlags(ways: string[] = ["type", "recipe", "plan"]) {
       description:
         "gptq: round each layer by what the rounded layers before it give; runs the text once more",
     }),
+    balance: Flags.option({
+      description:
+        "scale channels by powers of two before they are rounded, and back where they are read, where that leaves clearly less of the errors; the model computes the same",
+      options: ["auto", "off"] as const,
+      // No default: a recipe has a say where the flag is not given.
+      defaultHelp: async () => "auto; off with --method ggml",
+    })(),
+    "keep-lattice": Flags.boolean({
+      description:
+        "write tensors that were trained for 4 bits as they are, in Q4_0, where the mix has 4 bits or more for them; on unless --method ggml is given",
+      allowNo: true,
+    }),
     "tensor-type": Flags.custom<{ pattern: string; type: string }>({
       description:
         "type for the tensors whose name a regular expression finds; may be given several times, the first that finds a tensor wins",
@@ -123,6 +135,9 @@ interface TypeValues {
   readonly statistics: string | undefined;
   readonly effort: number | undefined;
   readonly sequential: boolean;
+  readonly balance: "auto" | "off" | undefined;
+  /** Undefined where the flag was not given, whatever oclif's type says. */
+  readonly "keep-lattice": boolean | undefined;
   readonly "tensor-type": readonly { readonly pattern: string; readonly type: string }[] | undefined;
   readonly "output-type": string | undefined;
   readonly "embedding-type": string | undefined;
@@ -157,7 +172,17 @@ function feedbackOf({ method, statistics, effort, sequential }: TypeValues): Con
 
 type TypeOptions = Pick<
   ConvertRequest,
-  "types" | "name" | "plan" | "imatrix" | "method" | "feedback" | "typeNames" | "keepUnusedKv" | "keepSplit"
+  | "types"
+  | "name"
+  | "plan"
+  | "feedback"
+  | "imatrix"
+  | "method"
+  | "balance"
+  | "keepLattice"
+  | "typeNames"
+  | "keepUnusedKv"
+  | "keepSplit"
 >;
 
 /**
@@ -179,6 +204,8 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
     imatrix: flags.imatrix,
     method: flags.method === "gptq" ? "search" : flags.method,
     feedback: feedbackOf(flags),
+    balance: flags.balance,
+    keepLattice: flags["keep-lattice"],
     typeNames: {
       tensorTypes: flags["tensor-type"] ?? [],
       output: flags["output-type"],
@@ -198,7 +225,10 @@ export async function typeOptions(flags: TypeValues): Promise<TypeOptions> {
   if (flags.recipe === undefined) return { ...options, types: flags.type ?? [] };
   const { readRecipe, withRecipe } = await import("../pipeline/recipe.js");
   const recipe = await readRecipe(flags.recipe);
-  const ofRecipe = withRecipe(recipe, { ...options, splitMaxBytes: flags["split-max-size"] });
+  const ofRecipe = {
+    ...withRecipe(recipe, { ...options, splitMaxBytes: flags["split-max-size"] }),
+    keepLattice: options.keepLattice,
+  };
   if (recipe.plan === undefined) return ofRecipe;
   const { readPlan } = await import("../pipeline/plan-file.js");
   return { ...ofRecipe, plan: await readPlan(recipe.plan) };

@@ -74,6 +74,8 @@ interface Built {
   readonly method: ArtifactRecord["method"];
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
+  readonly balance: ArtifactRecord["balance"];
+  readonly lattices: ArtifactRecord["lattices"];
   readonly plan: string;
   readonly tensors: readonly TensorRecord[];
   /** Where it is one. */
@@ -261,6 +263,8 @@ class Build {
         bitsPerWeight: (bytes * 8) / (decoder.values + embed.values),
         method: decoder.method,
         importance: decoder.importance,
+        balance: decoder.balance,
+        lattices: null,
         plan,
         tensors: [...decoder.tensors, ...embed.tensors].map(({ name, type, shape, bytes }) => ({
           name,
@@ -358,7 +362,7 @@ class Build {
       const before = earlier?.artifacts.find((record) => sameFiles(record.files, files));
       const matrices =
         artifact.importance === null ? [] : await this.#hash("importance matrix", [artifact.importance]);
-      const { format, bytes, type, plan, bitsPerWeight, method, tensors } = artifact;
+      const { format, bytes, type, plan, bitsPerWeight, method, balance, lattices, tensors } = artifact;
       const { settings = null, reference = null, verification = null, throughput = null } = before ?? {};
       const { accuracyLevel = null, exact = null } = before ?? {};
       manifest = withArtifact(manifest, {
@@ -370,6 +374,8 @@ class Build {
         bitsPerWeight,
         method,
         importance: matrices[0] ?? null,
+        balance,
+        lattices,
         source,
         tensors,
         settings,
@@ -400,6 +406,7 @@ class Build {
         out: path,
         typeNames: {},
         method: undefined,
+        balance: "off",
         imatrix: undefined,
         splitMaxBytes: undefined,
         keepSplit: false,

@@ -20,11 +20,13 @@ import {
 import { findTensors } from "../quantize/redo.js";
 import type { RunPlanResult } from "../quantize/quantize.js";
 import { checkSpace, type PlannedFile, plannedFiles } from "../quantize/space.js";
+import { type BalanceChoice, balanced, type BalancedFold } from "./balance.js";
 import { PipelineError } from "./errors.js";
 import { type HashedFile, hashFile, sameFiles } from "./hash.js";
 import { readManifest, type TensorRecord } from "./manifest.js";
 import { folderMetadata } from "./metadata.js";
 import type { OpenPlan } from "./plan-file.js";
+import { findLattices } from "./lattice.js";
 import type { Reporter } from "./progress.js";
 import { statisticsFolders } from "./statistics-folders.js";
 import type { FeedbackOptions } from "./round.js";
@@ -63,6 +65,13 @@ export interface TypeOptions {
   readonly method?: Method | undefined;
   /** Rounds matrices with feedback of errors, after the method was found for all others. */
   readonly feedback?: FeedbackOptions | undefined;
+  /** When left out: `auto`, but `off` for the method of ggml, whose bytes would be others. */
+  readonly balance?: BalanceChoice | undefined;
+  /**
+   * Whether tensors whose values lie on lattices that Q4_0 holds are written in it as they are. When left out: yes,
+   * but not with the method of ggml.
+   */
+  readonly keepLattice?: boolean | undefined;
 }
 
 export interface ConvertRequest extends TypeOptions {
@@ -115,6 +124,12 @@ export interface ConvertedArtifact {
   readonly importance: string | null;
   /** Tensors whose method heeds an importance and that the matrix given does not have. */
   readonly withoutImportance: readonly string[];
+  /** Folds whose channels were scaled before rounding; null where none was looked for, as in a dry run. */
+  readonly balance: readonly BalancedFold[] | null;
+  /** Tensors whose values lie on lattices and come back from Q4_0 in every bit of BF16. */
+  readonly lattices: readonly string[];
+  /** Tensors on lattices that this type rounds to fewer than 4 bits, or that a type was named for. */
+  readonly roundedLattices: readonly string[];
   /** Identity of plan and header: equal for equal output from equal input. */
   readonly plan: string;
   readonly outcome: "planned" | "written" | "continued" | "unchanged";
@@ -127,6 +142,7 @@ export interface ConvertedArtifact {
 
 interface Job {
   readonly plan: Plan;
+  readonly balance: ConvertedArtifact["balance"];
   readonly output: string;
   readonly metadata: () => Metadata;
 }
@@ -165,6 +181,7 @@ function planOf(
   mix: string,
   request: ConvertRequest,
   importance: ImportanceMatrix | undefined,
+  lattices?: ReadonlySet<string>,
 ): Plan {
   const { matchConverter, keepSplit } = request;
   const keepUnusedKv = matchConverter || request.keepUnusedKv;
@@ -174,6 +191,7 @@ function planOf(
     importance,
     keepUnusedKv,
     method: request.method,
+    lattices,
   };
   if (source.kind === "gguf") return planGgufSource({ ...options, model: source.model, keepSplit });
   const { config, bound, checkpoint } = source;
@@ -235,7 +253,7 @@ export interface ConvertSteps<T> {
   readonly settle: (artifacts: ConvertedArtifact[]) => Promise<T>;
 }
 
-function describe(plan: Plan, output: OutputLayout): Described {
+function describe({ plan, balance }: Job, output: OutputLayout): Described {
   return {
     type: plan.mix,
     files: output.paths,
@@ -246,6 +264,9 @@ function describe(plan: Plan, output: OutputLayout): Described {
     method: plan.method,
     importance: plan.importance,
     withoutImportance: plan.withoutImportance,
+    balance,
+    lattices: plan.lattices,
+    roundedLattices: plan.roundedLattices,
     plan: planIdentity(plan, output),
   };
 }
@@ -315,23 +336,59 @@ async function withPlan(request: ConvertRequest, source: ModelSource): Promise<C
   return { ...request, typeNames: { ...typeNames, tensorTypes } };
 }
 
-/** What to write, type by type; metadata and layout of each (16 MB for a real vocabulary) are made when it is its turn. */
-async function planJobs(source: ModelSource, asked: ConvertRequest): Promise<Job[]> {
+/**
+ * What to write, type by type, balanced; metadata and layout of each (16 MB for a real vocabulary) are made
+ * when it is its turn.
+ */
+async function planJobs(
+  source: ModelSource,
+  asked: ConvertRequest,
+  reporter: Reporter,
+  signal: AbortSignal,
+): Promise<Job[]> {
   const request = await withPlan(asked, source);
   const importance = await importanceOf(request);
-  const plans = request.types.map((type) => planOf(source, type, request, importance));
+  const first = request.types.map((type) => planOf(source, type, request, importance));
+  // Nothing is read before it is known that there is something to plan.
+  const rounds = first.some(({ shares }) => shares.some(({ type }) => !UNROUNDED.has(type)));
+  const lattices =
+    rounds && keepsLattices(request) ? await findLattices(source, reporter, signal) : new Set<string>();
+  const plans =
+    lattices.size === 0
+      ? first
+      : request.types.map((type) => planOf(source, type, request, importance, lattices));
   checkTypes(request, plans);
   if (request.redo !== undefined) for (const plan of plans) findTensors(plan, request.redo);
   const added = importance === undefined ? [] : importanceMetadata(importance);
   const ofCheckpoint = source.kind === "checkpoint" ? await checkpointMetadata(source, request) : undefined;
-  return plans.map((plan) => ({
-    plan,
-    output: outputPath(request, source, plan),
-    metadata: () => [
-      ...(ofCheckpoint?.(plan.fileType) ?? requantizedMetadata((source as GgufSource).model.metadata, plan)),
-      ...(plan.importance === null ? [] : added),
-    ],
-  }));
+  const jobs: Job[] = [];
+  for (const stock of plans) {
+    const { plan, balance } = await balanced(stock, balanceOf(request), reporter, signal);
+    jobs.push({
+      plan,
+      balance,
+      output: outputPath(request, source, plan),
+      metadata: () => [
+        ...(ofCheckpoint?.(plan.fileType) ??
+          requantizedMetadata((source as GgufSource).model.metadata, plan)),
+        ...(plan.importance === null ? [] : added),
+      ],
+    });
+  }
+  return jobs;
+}
+
+const UNROUNDED: ReadonlySet<BlockTypeName> = new Set<BlockTypeName>(["F32", "F16", "BF16"]);
+
+/** llama.cpp knows nothing of lattices. */
+function keepsLattices({ keepLattice, method, matchConverter }: ConvertRequest): boolean {
+  return !matchConverter && (keepLattice ?? method !== "ggml");
+}
+
+/** A dry run reads no values, and llama.cpp's bytes are those of the values as they are. */
+function balanceOf({ balance, method, matchConverter, dryRun }: ConvertRequest): BalanceChoice {
+  if (dryRun || matchConverter) return "off";
+  return balance ?? (method === "ggml" ? "off" : "auto");
 }
 
 /**
@@ -402,7 +459,7 @@ async function surveyJob(job: Job, request: ConvertRequest, vouching: Vouching):
   const { splitMaxBytes, keepSplit, dryRun, force, redo } = request;
   const run = { plan, output, metadata, splitMaxBytes, keepSplit, redo };
   const laidOut = layoutPlan(plan, output, metadata, { splitMaxBytes, keepSplit });
-  const artifact = describe(plan, laidOut);
+  const artifact = describe(job, laidOut);
   // What is to be done again was found wanting, whatever the manifest says.
   const there = async (): Promise<boolean> =>
     (await isComplete(run)) || (redo === undefined && (await vouching.holds(artifact)));
@@ -448,7 +505,8 @@ export async function convertAnd<T>(
   { later, before, settle }: ConvertSteps<T>,
 ): Promise<T> {
   const source = await openSource(request.source);
-  const jobs = await roundJobs(source, await planJobs(source, request), request, reporter, signal);
+  const planned = await planJobs(source, request, reporter, signal);
+  const jobs = await roundJobs(source, planned, request, reporter, signal);
   const { forgetRun, runPlan } = await import("../quantize/quantize.js");
   const vouching = new Vouching(source, signal);
   const surveyed: SurveyedJob[] = [];

@@ -17,6 +17,7 @@ import { findTensors } from "../quantize/redo.js";
 import type { RunResult } from "../quantize/run.js";
 import type { StoredTensor, Work } from "../quantize/work.js";
 import type { ValueRange } from "../verify/onnx/range.js";
+import { type BalanceChoice, type BalancedFold, balancedExport } from "./balance.js";
 import { PipelineError } from "./errors.js";
 import { packageFiles, readConfigJson, writePackageFiles } from "./package-files.js";
 import type { OpenPlan } from "./plan-file.js";
@@ -44,6 +45,8 @@ export interface ExportRequest {
   /** Types of all matrices that `tensorTypes` does not name. */
   readonly plan?: OpenPlan | undefined;
   readonly method?: OnnxMethod | undefined;
+  /** When left out: `auto`, but `off` for the method `nearest`. */
+  readonly balance?: BalanceChoice | undefined;
   readonly imatrix?: string | undefined;
   readonly threads: number;
   /** Ceiling of working memory in bytes. */
@@ -83,6 +86,8 @@ export interface ExportedGraph {
   readonly method: PlannedOnnxMethod;
   /** Path of the importance matrix, or null. */
   readonly importance: string | null;
+  /** Folds whose channels were scaled before rounding; null where none was looked for, as in a dry run. */
+  readonly balance: readonly BalancedFold[] | null;
   readonly tensors: readonly ExportedTensor[];
 }
 
@@ -125,7 +130,12 @@ function sharesOf(matrices: readonly PlannedMatrix[]): FormShare[] {
   return [...shares].map(([type, share]) => ({ type, ...share })).toSorted((a, b) => b.bytes - a.bytes);
 }
 
-function describe(graph: PlannedGraph, plan: OnnxPlan, folder: string): ExportedGraph {
+function describe(
+  graph: PlannedGraph,
+  plan: OnnxPlan,
+  folder: string,
+  balance: ExportedGraph["balance"],
+): ExportedGraph {
   const { layout, matrices, bytes, dtype, file } = graph;
   const size = bytes.length + layout.size;
   const values = matrices.reduce((sum, { row, rows }) => sum + row * rows, 0);
@@ -141,6 +151,7 @@ function describe(graph: PlannedGraph, plan: OnnxPlan, folder: string): Exported
     accuracyLevel: plan.accuracyLevel,
     method: plan.method,
     importance: plan.importance,
+    balance,
     tensors: matrices.map(({ name, form, row, rows, byteLength }) => ({
       name,
       type: formName(form),
@@ -174,8 +185,20 @@ function workOf(plan: OnnxPlan, folder: string, output: string): Work {
 }
 
 function storedOf(matrix: PlannedMatrix, graphFile: string, first: number): StoredTensor {
-  const { name, form, origin, row, rows, inputRow, inputColumn, method, importance, outputs, rounded } =
-    matrix;
+  const {
+    name,
+    form,
+    origin,
+    row,
+    rows,
+    inputRow,
+    inputColumn,
+    method,
+    importance,
+    factors,
+    outputs,
+    rounded,
+  } = matrix;
   const sliced = inputRow !== row;
   return {
     kind: "stored",
@@ -197,6 +220,7 @@ function storedOf(matrix: PlannedMatrix, graphFile: string, first: number): Stor
       : {
           ...(form.kind === "float" ? {} : { method }),
           ...(importance === undefined ? {} : { importance }),
+          ...(factors === undefined ? {} : { factors }),
         }),
     places: outputs.map(({ part, offset }) => ({ file: first + part, offset })),
   };
@@ -271,7 +295,12 @@ export async function exportOnnx(
 ): Promise<ExportReport> {
   const { out, layout, force, redo } = request;
   const source = await openCheckpointSource(request.source);
-  const plan = await planExport(source, request);
+  const { plan, balance } = await balancedExport(
+    await planExport(source, request),
+    balanceOf(request),
+    reporter,
+    signal,
+  );
   const folder = graphFolder(request);
   const output = resolve(folder, "export");
   const work = workOf(plan, folder, output);
@@ -286,7 +315,7 @@ export async function exportOnnx(
     },
     force,
   );
-  const graphs = plan.graphs.map((graph) => describe(graph, plan, folder));
+  const graphs = plan.graphs.map((graph, index) => describe(graph, plan, folder, balance?.[index] ?? null));
   const { checkWorkRedo, isWorkDone, runWork } = await import("../quantize/run.js");
   const { forgetRun } = await import("../quantize/quantize.js");
   const names = "names such as layers.3.mlp.down_proj.weight, behind the name of the graph file";
@@ -327,6 +356,12 @@ export async function exportOnnx(
   await settle(report);
   await forgetRun(output);
   return report;
+}
+
+/** A dry run reads no values, and the runtime's own rounding is that of the values as they are. */
+function balanceOf({ balance, method, dryRun }: ExportRequest): BalanceChoice {
+  if (dryRun) return "off";
+  return balance ?? (method === "nearest" ? "off" : "auto");
 }
 
 function outcomeOf(result: RunResult | undefined): Pick<ExportReport, "outcome" | "resumed" | "damaged"> {

@@ -31,6 +31,14 @@ const throughput = z.looseObject({
   ),
 });
 
+const balancedFold = z.object({
+  name: z.string(),
+  rule: z.enum(["beta-0.25", "beta-0.5", "inverse"]),
+  exponents: z.array(z.object({ exponent: z.number().int(), channels: count })),
+  before: z.number(),
+  after: z.number(),
+});
+
 /**
  * What of a manifest must hold before anything in it is believed. A measurement of another shape counts as
  * none: it is made again.
@@ -55,6 +63,8 @@ export const manifestSchema = z.object({
       bitsPerWeight: z.number(),
       method: z.enum(["gptq", "search", "ggml", "nearest"]).nullable().default(null),
       importance: hashedFile.nullable().default(null),
+      lattices: z.array(z.string()).nullable().default(null),
+      balance: z.array(balancedFold).nullable().catch(null).default(null),
       source,
       tensors: z.array(z.object({ name: z.string(), type: z.string(), ne: z.array(count), bytes: count })),
       settings: z.string().nullable(),

@@ -6,6 +6,7 @@ import type { BenchResult } from "../engines/types.js";
 import type { ValueRange } from "../verify/onnx/range.js";
 import type { VerifyResult } from "../verify/verify.js";
 import { writeFileAtomic } from "../base/atomic-file.js";
+import type { BalancedFold } from "./balance.js";
 import { PipelineError } from "./errors.js";
 import type { HashedFile } from "./hash.js";
 
@@ -52,6 +53,10 @@ export interface ArtifactRecord {
   readonly method: PlannedMethod | PlannedOnnxMethod | null;
   /** The importance matrix that weighed the errors; null without one. */
   readonly importance: HashedFile | null;
+  /** Folds whose channels were scaled before rounding; null where none was looked for. */
+  readonly balance: readonly BalancedFold[] | null;
+  /** Tensors that were on lattices and were written as they are; null where nobody looked. */
+  readonly lattices: readonly string[] | null;
   readonly source: SourceRecord;
   readonly tensors: readonly TensorRecord[];
   /** SHA-256 over everything that decides the measurements besides the file; null before they were made. */

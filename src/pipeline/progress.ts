@@ -3,7 +3,7 @@ export interface Progress {
   readonly done: number;
   readonly total: number;
   /** What is counted. */
-  readonly unit: "bytes" | "windows" | "runs" | "steps" | "values";
+  readonly unit: "bytes" | "windows" | "runs" | "steps" | "values" | "folds";
   /** How fast it goes and the seconds that are left, where the job knows better than the average from its start on. */
   readonly pace?: { readonly rate: number; readonly left: number | null };
 }

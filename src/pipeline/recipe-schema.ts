@@ -143,6 +143,11 @@ export const recipeSchema = z
           "How values find their places in blocks. search: the least sum of importance × squared error that is found; ggml: byte for byte as llama-quantize.",
         default: "search",
       }),
+      balance: z.enum(["auto", "off"], expected("auto or off")).optional().meta({
+        description:
+          "Whether channels are scaled by powers of two before they are rounded, and back where they are read. auto: where that leaves clearly less of the errors, but not with the method ggml.",
+        default: "auto",
+      }),
       plan: path.optional().meta({
         description:
           "Plan that gives a type to every tensor that nothing above names, in place of the mix's rules; a relative path starts at the recipe's folder.",

@@ -3,6 +3,7 @@ import type { Method } from "../blocks/types.js";
 import type { ConvertRequest, TypeNames } from "./convert.js";
 import { RECIPE_KEYS, recipeSchema, TENSOR_KEYS } from "./recipe-schema.js";
 import { parseYaml, readYaml, type YamlForm } from "./yaml.js";
+import type { BalanceChoice } from "./balance.js";
 
 const FORM: YamlForm<Parsed> = {
   noun: "recipe",
@@ -24,19 +25,23 @@ export interface Recipe {
   /** Path of a plan, as seen from the working folder. */
   readonly plan: string | undefined;
   readonly method: Method | undefined;
+  readonly balance: BalanceChoice | undefined;
   readonly keepUnusedKv: boolean;
   readonly keepSplit: boolean;
 }
 
 /** What of a request a recipe can decide. */
 type RecipeOptions = Required<
-  Pick<ConvertRequest, "types" | "name" | "imatrix" | "typeNames" | "method" | "keepUnusedKv" | "keepSplit">
+  Pick<
+    ConvertRequest,
+    "types" | "name" | "imatrix" | "typeNames" | "method" | "balance" | "keepUnusedKv" | "keepSplit"
+  >
 >;
 
 /** What is asked for beside a recipe; what is left out the recipe decides. */
 export type BesideRecipe = Pick<
   ConvertRequest,
-  "imatrix" | "method" | "keepUnusedKv" | "keepSplit" | "splitMaxBytes"
+  "imatrix" | "method" | "balance" | "keepUnusedKv" | "keepSplit" | "splitMaxBytes"
 > & { readonly typeNames: TypeNames };
 
 /**
@@ -60,7 +65,16 @@ export function parseRecipe(text: string, path: string): Recipe {
 
 function recipeOf(parsed: Parsed, path: string): Recipe {
   const { mix, name, pure = false, output, embedding, per_layer_embedding: perLayerEmbedding } = parsed;
-  const { tensors = [], fallback = "near", imatrix, plan, method, keep_unused_kv, keep_split } = parsed;
+  const {
+    tensors = [],
+    fallback = "near",
+    imatrix,
+    plan,
+    method,
+    balance,
+    keep_unused_kv,
+    keep_split,
+  } = parsed;
   return {
     name,
     mix,
@@ -79,6 +93,7 @@ function recipeOf(parsed: Parsed, path: string): Recipe {
       fallback,
     },
     method,
+    balance,
     keepUnusedKv: keep_unused_kv ?? false,
     keepSplit: keep_split ?? false,
   };
@@ -100,6 +115,7 @@ export function withRecipe(recipe: Recipe, beside: BesideRecipe): RecipeOptions 
     name: recipe.name,
     imatrix: beside.imatrix ?? recipe.imatrix,
     method: beside.method ?? recipe.method,
+    balance: beside.balance ?? recipe.balance,
     typeNames: {
       tensorTypes: [...(theirs.tensorTypes ?? []), ...(ours.tensorTypes ?? [])],
       output: theirs.output ?? ours.output,

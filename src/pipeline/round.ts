@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { MatrixCurvature, RoundingRequest } from "../../calibration/rounding/run.js";
+import type { MatrixCurvature, RoundingRequest, TensorScales } from "../../calibration/rounding/run.js";
 import type { RoundingStore } from "../../calibration/rounding/store.js";
 import type { Effort } from "../../calibration/rounding/types.js";
 import type { StatisticsStore } from "../../calibration/statistics/store.js";
@@ -77,7 +77,16 @@ export async function prepareRounding(
   const curved = gradients?.complete === true;
   // In the sequential order a tensor's bytes depend on the types of all before it.
   const types = sequential ? requests.map(({ tensor, target }) => `${tensor} ${target as string}`) : [];
-  const method = { order: sequential ? "sequential" : "parallel", effort, curved, types: hashOf(types) };
+  const balance = plan.tensors.flatMap(({ name, factors }) =>
+    factors === undefined ? [] : [[name, factors.columns, factors.rows].map((each) => bytesOf(each))],
+  );
+  const method = {
+    balance: hashOf(balance),
+    order: sequential ? "sequential" : "parallel",
+    effort,
+    curved,
+    types: hashOf(types),
+  };
   const store = await makeRoundingStore(join(options.statistics, "rounded", hashOf(method).slice(0, 16)), {
     checkpoint,
     statistics: statisticsIdentity(inputs.header),
@@ -96,8 +105,14 @@ export async function prepareRounding(
         if (tensor === undefined || found === undefined) return undefined;
         return { pieces: store.pieces({ tensor, target: type }), sha256: found.sha256, effort };
       }),
-    run: () => round({ source, inputs, gradients, store, requests, options, reporter, signal }),
+    run: () => round({ source, plan, inputs, gradients, store, requests, options, reporter, signal }),
   };
+}
+
+/** Of factors, something that JSON can hold. */
+function bytesOf(value: string | Float32Array | undefined): string | null {
+  if (typeof value === "string" || value === undefined) return value ?? null;
+  return Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("base64");
 }
 
 function hashOf(value: unknown): string {
@@ -114,6 +129,7 @@ function requestsOf({ bound }: CheckpointSource, plan: Plan, effort: Effort): Ro
 
 interface Run {
   readonly source: CheckpointSource;
+  readonly plan: Plan;
   readonly inputs: StatisticsStore;
   readonly gradients: StatisticsStore | undefined;
   readonly store: RoundingStore;
@@ -124,7 +140,7 @@ interface Run {
 }
 
 async function round(run: Run): Promise<void> {
-  const { source, inputs, gradients, store, requests, options, reporter, signal } = run;
+  const { source, plan, inputs, gradients, store, requests, options, reporter, signal } = run;
   const { roundTensors, storedSteps } = await import("../../calibration/rounding/run.js");
   reporter.start("rounding with feedback");
   let tensors = 0;
@@ -143,6 +159,7 @@ async function round(run: Run): Promise<void> {
         threads: options.threads,
         memory: options.memory,
         scratch,
+        scales: scalesOf(source, plan),
         curvature: gradients?.complete === true ? curvatures(gradients) : undefined,
         signal,
         onProgress: ({ done, values, totalValues }) => {
@@ -155,6 +172,13 @@ async function round(run: Run): Promise<void> {
     }
   });
   reporter.finish(`${tensors} tensors`);
+}
+
+/** What the values of tensors are multiplied with before they are rounded. */
+function scalesOf({ bound }: CheckpointSource, { tensors }: Plan) {
+  const names = new Map(bound.weights.map(({ weight }) => [weight.gguf, weight.name]));
+  const factors = new Map(tensors.map((tensor) => [names.get(tensor.name), tensor.factors]));
+  return (tensor: string): TensorScales | undefined => factors.get(tensor);
 }
 
 /** Steps of a walk that sees what was rounded before. */

@@ -8,6 +8,7 @@ import type { PlannedMethod, PlannedTensor } from "./plan.js";
 
 /** Whether an importance makes a difference to a type that is written by a method. */
 export function heeds(type: BlockTypeName, method: PlannedMethod): boolean {
+  if (method === "lattice") return false;
   return method === "search" || Kernels.heedsImportance(type);
 }
 

@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 import type { ImportanceMatrix } from "../../formats/imatrix/types.js";
-import { rowBytes } from "../blocks/table.js";
-import type { BlockTypeName, Method } from "../blocks/types.js";
+import { blockType, rowBytes } from "../blocks/table.js";
+import type { BlockTypeName, Method, TensorMethod } from "../blocks/types.js";
 import { Kernels } from "../blocks/kernels/kernels.js";
-import { assignTypes, type Overrides, overridesAnything } from "./assign.js";
+import type { FoldedChannels } from "../gemma4/folds.js";
+import { assignTypes, type Overrides, overridesAnything, tensorPattern } from "./assign.js";
+import { balanceTensors, factorsHash, type TensorFactors } from "./balance.js";
 import { converterTypes } from "./converter.js";
 import { PlanError } from "./errors.js";
 import { heeds, withImportance } from "./importance.js";
@@ -44,7 +46,7 @@ export interface ModelTensor {
  * How values find their places in a plan: by a method of the kernels, or with feedback of the errors of some values into
  * others (`gptq`), which is done beforehand.
  */
-export type PlannedMethod = Method | "gptq";
+export type PlannedMethod = TensorMethod | "gptq";
 
 export interface PlannedTensor extends ModelTensor {
   readonly type: BlockTypeName;
@@ -58,6 +60,8 @@ export interface PlannedTensor extends ModelTensor {
   readonly importance?: Float32Array<SharedArrayBuffer>;
   /** Where its bytes lie already, for the method `gptq`. */
   readonly rounded?: RoundedBytes;
+  /** What its values are multiplied with before they are rounded; the model computes the same with all of them. */
+  readonly factors?: TensorFactors;
 }
 
 /** How many tensors and bytes a type takes. */
@@ -89,6 +93,10 @@ export interface Plan {
   readonly importance: string | null;
   /** Tensors whose type heeds an importance and that the matrix does not have. */
   readonly withoutImportance: readonly string[];
+  /** Tensors on a lattice that are written as they are, in Q4_0. */
+  readonly lattices: readonly string[];
+  /** Tensors on a lattice that the mix rounds to fewer bits than that. */
+  readonly roundedLattices: readonly string[];
   /** SHA-256 over everything that decides the bytes of the tensors; equal plans have equal hashes. */
   readonly hash: string;
 }
@@ -102,6 +110,8 @@ export interface PlanOptions extends Overrides {
   /** Keep keys and values that no layer reads; they count for llama-quantize's rules in any case. */
   readonly keepUnusedKv?: boolean;
   readonly importance?: ImportanceMatrix | undefined;
+  /** Names of tensors whose values lie on a lattice that Q4_0 holds. */
+  readonly lattices?: ReadonlySet<string> | undefined;
   /** `search` when left out; always `ggml` when the converter is matched. */
   readonly method?: Method | undefined;
 }
@@ -134,7 +144,10 @@ export function makePlan(request: PlanRequest): Plan {
     ? matchConverter(candidates, mix, request)
     : assignTypes(candidates, mix, facts, request);
   const method = request.matchConverter ? "ggml" : (request.method ?? "search");
-  const all = request.tensors.map((tensor, index) => planned(tensor, types[index] ?? mix.type, method));
+  const all = request.tensors.map((tensor, index) => {
+    const type = types[index] ?? mix.type;
+    return keepsLattice(tensor, type, request) ? onLattice(tensor) : planned(tensor, type, method);
+  });
   const written = request.keepUnusedKv ? all : all.filter(({ unused }) => unused !== true);
   checkTypes(written);
   const tensors = withImportance(written, mix, request.importance);
@@ -158,8 +171,40 @@ export function makePlan(request: PlanRequest): Plan {
         : tensors
             .filter(({ type, method: own, importance }) => heeds(type, own) && importance === undefined)
             .map(({ name }) => name),
+    lattices: tensors.filter((tensor) => tensor.method === "lattice").map(({ name }) => name),
+    roundedLattices: tensors
+      .filter(
+        ({ name, type, method: own }) => own !== "lattice" && request.lattices?.has(name) && isRounded(type),
+      )
+      .map(({ name }) => name),
     hash: hashOf(mix.fileType, tensors),
   };
+}
+
+function isRounded(type: BlockTypeName): boolean {
+  return !SOURCE_TYPES.includes(type);
+}
+
+/** More bits would hold the same values, and fewer would not; a type that somebody names for a tensor stands. */
+function keepsLattice({ name }: ModelTensor, type: BlockTypeName, request: PlanRequest): boolean {
+  if (request.lattices?.has(name) !== true || !isRounded(type)) return false;
+  if ((request.tensorTypes ?? []).some(({ pattern }) => tensorPattern(pattern).test(name))) return false;
+  const { bytes, values } = blockType(type);
+  return (bytes * 8) / values >= 4;
+}
+
+function onLattice(tensor: ModelTensor): PlannedTensor {
+  return { ...planned(tensor, "Q4_0", "ggml"), method: "lattice" };
+}
+
+/**
+ * The plan with the channels of folds scaled, which changes nothing but the values that are rounded. Its identity
+ * is another one only where there is something to scale.
+ */
+export function balancePlan(plan: Plan, folded: readonly FoldedChannels[]): Plan {
+  if (folded.length === 0) return plan;
+  const tensors = balanceTensors(plan.tensors, folded, ({ name }) => name);
+  return { ...plan, tensors, hash: hashOf(plan.fileType, tensors) };
 }
 
 /** What every source consists of. */
@@ -218,12 +263,13 @@ function sharesOf(tensors: readonly PlannedTensor[]): readonly TypeShare[] {
  * compares the files themselves; offsets are in, since they say which bytes are read.
  */
 function hashOf(fileType: number, tensors: readonly PlannedTensor[]): string {
-  const rows = tensors.map(({ name, ne, type, method, origin, importance }) => {
+  const rows = tensors.map(({ name, ne, type, method, origin, importance, factors }) => {
     const row =
       origin.kind === "file"
         ? [name, ne, type, "file", origin.name, origin.type, origin.offset, origin.byteLength]
         : [name, ne, type, "generated", Buffer.from(origin.data).toString("hex")];
-    return [...row, method, importance === undefined ? null : hashBytes(importance)];
+    const scaled = factors === undefined ? [] : [factorsHash(factors)];
+    return [...row, method, importance === undefined ? null : hashBytes(importance), ...scaled];
   });
   return hashBytes(JSON.stringify(["lapidary-plan", 2, fileType, rows]));
 }

@@ -112,6 +112,13 @@ export type WorkerFailure =
       readonly index: number;
       readonly value: number;
     }
+  | {
+      /** A block of 32 values is on no lattice, although all were found to be. */
+      readonly kind: "off-lattice";
+      readonly job: number;
+      /** Index of the block's first value. */
+      readonly index: number;
+    }
   | { readonly kind: "truncated"; readonly job: number; readonly path: string; readonly position: number }
   | {
       readonly kind: "read" | "write";

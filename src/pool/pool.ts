@@ -53,13 +53,13 @@ export interface RunOptions {
  *
  * After a failure or an abort nothing is written any more when the promise settles.
  *
- * @throws PoolError `memory-too-small`, `non-finite`, `out-of-range`, `input-truncated`, `read-failed`, `write-failed`,
+ * @throws PoolError `memory-too-small`, `non-finite`, `out-of-range`, `off-lattice`, `input-truncated`, `read-failed`, `write-failed`,
  * `disk-full`, `worker-failed`; the signal's reason after an abort
  */
 export async function runTiles(options: RunOptions): Promise<void> {
   const { jobs, memoryBytes, signal, onProgress } = options;
   signal?.throwIfAborted();
-  const shared = importanceBytes(jobs);
+  const shared = sharedBytes(jobs);
   const split = splitMemory({
     memoryBytes: memoryBytes - shared,
     threads: options.threads ?? availableParallelism(),
@@ -93,9 +93,16 @@ export async function runTiles(options: RunOptions): Promise<void> {
   }
 }
 
-/** Bytes of importance that lie in memory beside the workers. */
-function importanceBytes(jobs: readonly TensorJob[]): number {
-  return jobs.reduce((sum, { importance }) => sum + (importance?.byteLength ?? 0), 0);
+/** Bytes of importance and factors that lie in memory beside the workers. */
+function sharedBytes(jobs: readonly TensorJob[]): number {
+  return jobs.reduce(
+    (sum, { importance, factors }) =>
+      sum +
+      (importance?.byteLength ?? 0) +
+      (factors?.columns?.byteLength ?? 0) +
+      (factors?.rows?.byteLength ?? 0),
+    0,
+  );
 }
 
 /** Looks at the shared counters and reports what changed. */
@@ -226,6 +233,12 @@ function describe(failure: WorkerFailure, jobs: readonly TensorJob[]): PoolError
         "out-of-range",
         `${place(failure, job)} is ${failure.value}, which ${job === undefined ? "the target type" : targetName(job.target)} cannot hold`,
         { advice: job?.target === "BF16" ? "Choose F32." : "Choose BF16 or F32, whose range is larger." },
+      );
+    case "off-lattice":
+      return new PoolError(
+        "off-lattice",
+        `${place(failure, job)} begins a block that lies on no lattice, although all of the tensor did when it was looked at`,
+        { advice: "Something changed the file; run the command again, or pass --no-keep-lattice." },
       );
     case "truncated":
       return new PoolError(

@@ -1,6 +1,6 @@
 import { type NBitsMethod, nbitsRow, type NBitsType } from "../blocks/nbits/types.js";
 import { rowBytes } from "../blocks/table.js";
-import type { BlockTypeName, Method } from "../blocks/types.js";
+import type { BlockTypeName, TensorMethod } from "../blocks/types.js";
 import { PoolError } from "./errors.js";
 
 /** What a tensor is written as: blocks, in one piece, or codes, scales and perhaps zero points, each a piece. */
@@ -36,10 +36,10 @@ export interface TensorJob {
   readonly row: number;
   readonly rows: number;
   /**
-   * How values find their places: by a search; or plainly, also when left out, which is `ggml` for blocks and
-   * `nearest` for codes.
+   * How values find their places: by a search; as they lie on lattices, of BF16 to Q4_0; or plainly, also when left
+   * out, which is `ggml` for blocks and `nearest` for codes.
    */
-  readonly method?: Method | NBitsMethod | undefined;
+  readonly method?: TensorMethod | NBitsMethod | undefined;
   /** Importance of each column that is read, for one matrix after the other of a stack; then a tile never cuts a row. */
   readonly importance?: Float32Array<SharedArrayBuffer> | undefined;
   /**
@@ -47,6 +47,16 @@ export interface TensorJob {
    * of the input or converted.
    */
   readonly copies?: readonly JobOutput[] | undefined;
+  /** Numbers that the values are multiplied with before they are converted; then a tile never cuts a row. */
+  readonly factors?: JobFactors | undefined;
+}
+
+/** What the values of a job are multiplied with. */
+export interface JobFactors {
+  /** A number for each column that is read, for one matrix after the other of a stack. */
+  readonly columns?: Float32Array<SharedArrayBuffer> | undefined;
+  /** A number for each row. */
+  readonly rows?: Float32Array<SharedArrayBuffer> | undefined;
 }
 
 /** A run of values of one job, handled at once. */
@@ -105,16 +115,30 @@ export function bytesRead(
   return rangesOf({ ...job, outputs: job.copies }, tile).reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
+/** Matrices of a stack that have columns of their own; 1 where nothing tells them apart. */
+export function matricesOf({ row, importance, factors }: Omit<TensorJob, "outputs">): number {
+  return ((importance ?? factors?.columns)?.length ?? row) / row;
+}
+
+function checkFactors(job: TensorJob): void {
+  const { name, row, rows, importance, factors } = job;
+  const matrices = matricesOf(job);
+  const columns = factors?.columns?.length ?? matrices * row;
+  if (!Number.isInteger(rows / matrices) || columns !== matrices * row) {
+    throw new RangeError(
+      `tensor ${name} has ${rows} rows of ${row} values, ${importance?.length ?? 0} importances and ${columns} factors of columns`,
+    );
+  }
+  if (job.method === "lattice" && (job.source !== "BF16" || job.target !== "Q4_0" || factors !== undefined))
+    throw new RangeError(`tensor ${name} is kept on its lattice from BF16 to Q4_0 only, and as it is`);
+  const scales = factors?.rows?.length ?? rows;
+  if (scales !== rows) throw new RangeError(`tensor ${name} has ${rows} rows and ${scales} factors of rows`);
+}
+
 /** What no caller may ask for: other bytes than those of the tensor would be read or written. */
-function checkJob({
-  name,
-  row,
-  inputRow = row,
-  inputColumn = 0,
-  outputs,
-  copies = outputs,
-  target,
-}: TensorJob): void {
+function checkJob(job: TensorJob): void {
+  const { name, row, inputRow = row, inputColumn = 0, outputs, copies = outputs, target } = job;
+  checkFactors(job);
   if (!(inputColumn >= 0 && inputColumn + row <= inputRow)) {
     throw new RangeError(
       `tensor ${name} has rows of ${inputRow} values, and ${row} from ${inputColumn} on are to be read`,
@@ -144,7 +168,7 @@ function roomOf({ row, target }: TensorJob): number {
 /** How one job is cut: whole rows of one matrix, or pieces of one row where a row is longer than a tile. */
 interface Cut {
   readonly rowsPerTile: number;
-  /** Rows that share an importance; all of them where there is none. */
+  /** Rows that share an importance or factors of columns; all of them where there are none. */
   readonly rowsPerMatrix: number;
   readonly tilesPerMatrix: number;
   readonly piecesPerRow: number;
@@ -154,10 +178,10 @@ interface Cut {
 
 function cut(job: TensorJob, tileValues: number): Cut {
   checkJob(job);
-  const { row, rows, importance, target } = job;
+  const { row, rows, importance, factors, target } = job;
   const room = roomOf(job);
   if (room <= tileValues) {
-    const matrices = importance === undefined ? 1 : importance.length / row;
+    const matrices = matricesOf(job);
     const rowsPerMatrix = rows / matrices;
     const rowsPerTile = Math.floor(tileValues / room);
     const tilesPerMatrix = Math.ceil(rowsPerMatrix / rowsPerTile);
@@ -170,7 +194,8 @@ function cut(job: TensorJob, tileValues: number): Cut {
       tiles: tilesPerMatrix * matrices,
     };
   }
-  if (importance !== undefined || typeof target !== "string" || isStrided(job)) {
+  const uncut = importance !== undefined || factors !== undefined;
+  if (uncut || typeof target !== "string" || isStrided(job)) {
     throw new PoolError(
       "memory-too-small",
       `tensor ${job.name} has rows of ${row} values, and a worker has memory for ${tileValues} at a time`,
@@ -195,8 +220,8 @@ export class Tiling {
 
   /**
    * @param tileValues most values in a tile; at least `TILE_QUANTUM`
-   * @throws PoolError `memory-too-small` when a row that may not be cut is longer than a tile: one with an importance,
-   *   one of which columns are read, or one that is written as codes
+   * @throws PoolError `memory-too-small` when a row that may not be cut is longer than a tile: one with an importance
+   *   or factors, one of which columns are read, or one that is written as codes
    */
   constructor(jobs: readonly TensorJob[], tileValues: number) {
     this.#jobs = jobs;

@@ -1,8 +1,10 @@
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { joinChecksums } from "../blocks/kernels/checksums.js";
-import { Kernels } from "../blocks/kernels/kernels.js";
+import { type Factors, Kernels } from "../blocks/kernels/kernels.js";
 import { bfloatToFloat, halfToFloat } from "../blocks/floats.js";
+import { encodeLattice } from "../blocks/lattice/encode.js";
+import { LATTICE_BLOCK } from "../blocks/lattice/fit.js";
 import { rowBytes } from "../blocks/table.js";
 import type { BlockTypeName } from "../blocks/types.js";
 import {
@@ -16,6 +18,7 @@ import {
   bytesRead,
   isStrided,
   type JobOutput,
+  matricesOf,
   rangesOf,
   type TensorJob,
   type Tile,
@@ -73,12 +76,22 @@ function attempt<T>(kind: "read" | "write", job: number, path: string, call: () 
   }
 }
 
-/** The importance of the matrix that a tile lies in. */
-function importanceOf({ importance, row, rows }: TensorJob, { first }: Tile): Float32Array | undefined {
-  if (importance === undefined) return undefined;
-  const rowsPerMatrix = (rows * row) / importance.length;
-  const matrix = Math.floor(first / row / rowsPerMatrix);
-  return importance.subarray(matrix * row, (matrix + 1) * row);
+/** What columns have, of the matrix that a tile lies in. */
+function ofMatrix(columns: Float32Array, job: TensorJob, { first }: Tile): Float32Array {
+  const { row, rows } = job;
+  const matrix = Math.floor(first / row / (rows / matricesOf(job)));
+  return columns.subarray(matrix * row, (matrix + 1) * row);
+}
+
+/** The factors of a tile's columns and rows. */
+function factorsOf(job: TensorJob, tile: Tile): Factors | undefined {
+  const { factors, row } = job;
+  if (factors === undefined) return undefined;
+  const first = tile.first / row;
+  return {
+    columns: factors.columns === undefined ? undefined : ofMatrix(factors.columns, job, tile),
+    rows: factors.rows?.subarray(first, first + tile.values / row),
+  };
 }
 
 class TileWorker {
@@ -113,8 +126,8 @@ class TileWorker {
     if (job === undefined) throw new RangeError(`there is no job ${tile.job}`);
     if (job.copies !== undefined) return this.#copy(job, tile, job.copies);
     this.#readTile(job, tile);
-    const bad = this.#convert(job, tile);
-    if (bad >= 0) throw this.#refused(tile, job.source, bad);
+    if (job.method === "lattice") this.#keep(tile);
+    else this.#round(job, tile);
     const blocks = typeof job.target === "string";
     // Now, while the bytes are in the processor's cache: 20 µs for a MiB.
     const checksum = blocks ? this.#kernels.checksum() : this.#kernels.checksumOfOutputs();
@@ -171,9 +184,33 @@ class TileWorker {
     }
   }
 
-  #convert(job: TensorJob, tile: Tile): number {
-    const { source, target, row, method } = job;
-    const importance = importanceOf(job, tile);
+  #round(job: TensorJob, tile: Tile): void {
+    const source = this.#multiply(job, tile);
+    const bad = this.#convert(job, source, tile);
+    if (bad >= 0) throw this.#refused(tile, source, bad);
+  }
+
+  /** Packs values as they lie on their lattices. */
+  #keep({ job, first, values }: Tile): void {
+    const { buffer, byteOffset } = this.#kernels.input;
+    const blocks = encodeLattice(new Uint16Array(buffer, byteOffset, values));
+    if (typeof blocks === "number")
+      throw new Failure({ kind: "off-lattice", job, index: first + blocks * LATTICE_BLOCK });
+    this.#kernels.put(blocks);
+  }
+
+  /** Applies the job's factors to the input; returns the type that it is of then. */
+  #multiply(job: TensorJob, tile: Tile): BlockTypeName {
+    const factors = factorsOf(job, tile);
+    if (factors === undefined) return job.source;
+    const bad = this.#kernels.multiply(job.source, job.row, tile.values / job.row, factors);
+    if (bad >= 0) throw this.#refused(tile, job.source, bad);
+    return "F32";
+  }
+
+  #convert(job: TensorJob, source: BlockTypeName, tile: Tile): number {
+    const { target, row, method } = job;
+    const importance = job.importance === undefined ? undefined : ofMatrix(job.importance, job, tile);
     if (typeof target === "string") {
       const way = method === "search" ? method : "ggml";
       return this.#kernels.convert(source, target, tile.values, importance, way);

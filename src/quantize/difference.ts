@@ -37,7 +37,7 @@ export async function differenceOf(
   if (ofHead !== undefined) return ofHead;
   const ofHeader = head.header === key.header ? undefined : await headDifference();
   if (ofHeader !== undefined) return `it has ${ofHeader}`;
-  if (head.plan !== key.plan) return "it has other tensors, types, importance or another method";
+  if (head.plan !== key.plan) return "it has other tensors, types, importance, balance or another method";
   return head.header === key.header ? "its input files are in another order" : "it has other metadata";
 }
 

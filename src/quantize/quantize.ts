@@ -84,7 +84,7 @@ function workOf({ plan, metadata, ...run }: SameRun): Work {
 }
 
 function tensorOf(tensor: PlannedTensor, index: number, { layout }: OutputLayout): WorkTensor {
-  const { name, ne, values, origin, type, method, importance, rounded } = tensor;
+  const { name, ne, values, origin, type, method, importance, factors, rounded } = tensor;
   const planned = layout.tensors[index];
   if (planned === undefined) throw new RangeError(`tensor ${name} has no place`);
   const place: Place = { file: planned.part, offset: planned.offset };
@@ -104,6 +104,6 @@ function tensorOf(tensor: PlannedTensor, index: number, { layout }: OutputLayout
     target: type,
     row,
     rows: values / row,
-    ...(method === "gptq" ? { copies: rounded?.pieces } : { method, importance }),
+    ...(method === "gptq" ? { copies: rounded?.pieces } : { method, importance, factors }),
   };
 }

@@ -13,7 +13,7 @@ import type { SensitivityReport } from "../../src/pipeline/sensitivity.js";
 import { nanoCheckpoint, scratchFolder } from "../support/convert.js";
 import { runCommand } from "../support/run-command.js";
 import { calibrate } from "../support/sensitivity.js";
-import { spikyCheckpoint } from "../support/spiky.js";
+import { spikyLayer } from "../support/spiky-layer.js";
 import { randomTokens } from "../support/text-models.js";
 
 const TYPES = ["--types", "Q3_K,Q4_K,Q6_K,Q5_0,Q8_0,q4-32,q8-32"];
@@ -140,7 +140,7 @@ describe("plan", () => {
 
 describe("ablate", () => {
   it("ranks the weight first whose columns lie far apart", async () => {
-    const folder = await spikyCheckpoint(join(scratchFolder(), "spiky"), 1, 3);
+    const folder = await spikyLayer(join(scratchFolder(), "spiky"), 1, 3);
     const flags = ["--type", "Q4_0", "--context", "48", "--windows", "1", "--by", "weight,role,layer"];
     const run = await runCommand(Ablate, [folder, ...flags, "--threads", "2", "--json"]);
     const { results } = JSON.parse(run.stdout) as AblationReport;

@@ -50,6 +50,8 @@ async function listIn(folder: string, files: readonly HashedFile[]): Promise<voi
         plan: "0",
         method: null,
         importance: null,
+        balance: null,
+        lattices: null,
         bitsPerWeight: 8,
         source: { kind: "checkpoint", name: "nano-e", files: [] },
         tensors: [],

@@ -198,6 +198,8 @@ describe("what is refused", () => {
       method: "ggml",
       importance: null,
       withoutImportance: [],
+      lattices: [],
+      roundedLattices: [],
       hash: "",
     };
     await expect(run(join(folder, "out.gguf"), { plan, metadata: [] })).rejects.toMatchObject({

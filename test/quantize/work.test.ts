@@ -278,7 +278,7 @@ describe("work of two files", () => {
     await breakOff(work);
     for (const [other, difference] of [
       [await workIn(folder, {}, "2"), "it has another graph"],
-      [{ ...work, key: "other" }, "it has other tensors, types, importance or another method"],
+      [{ ...work, key: "other" }, "it has other tensors, types, importance, balance or another method"],
       [{ ...work, key: "other", mix: "eight" }, "it makes four and eight, this would make eight"],
     ] as const) {
       await expect(run(other)).rejects.toMatchObject({

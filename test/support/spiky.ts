@@ -1,10 +1,7 @@
-import { readFileSync, writeFileSync } from "node:fs";
-import { cp, mkdir } from "node:fs/promises";
+import { cp, readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { nanoCheckpoint } from "./convert.js";
 import { randomFrom } from "./weights.js";
-
-const PREFIX = "model.language_model.";
 
 interface Entry {
   readonly dtype: string;
@@ -12,40 +9,98 @@ interface Entry {
   readonly data_offsets: readonly [number, number];
 }
 
+const LAYER = "model.language_model.layers.";
+const FILE = "model.safetensors";
+
+/** The tensors of a BF16 checkpoint in one file, to be changed in place by exact powers of two. */
+class Weights {
+  readonly #bytes: Buffer;
+  readonly #header: Readonly<Record<string, Entry>>;
+  readonly #body: number;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+    const length = Number(bytes.readBigUInt64LE(0));
+    this.#header = JSON.parse(bytes.toString("utf8", 8, 8 + length)) as Record<string, Entry>;
+    this.#body = 8 + length;
+  }
+
+  shape(name: string): readonly number[] | undefined {
+    return this.#header[name]?.shape;
+  }
+
+  /** Adds exponents to all values of a tensor, which stays as it was where it is zero. */
+  scale(name: string, exponent: (index: number) => number): void {
+    const entry = this.#header[name];
+    if (entry === undefined) return;
+    if (entry.dtype !== "BF16") throw new Error(`${name} is ${entry.dtype}, not BF16.`);
+    const [start, end] = entry.data_offsets;
+    for (let index = 0; index < (end - start) / 2; index++) {
+      const at = this.#body + start + 2 * index;
+      const bits = this.#bytes.readUInt16LE(at);
+      if ((bits & 0x7fff) === 0) continue;
+      const exponentNow = (bits >> 7) & 0xff;
+      const next = exponentNow + exponent(index);
+      if (exponentNow === 0 || next < 1 || next > 254) throw new Error(`${name} does not scale exactly.`);
+      this.#bytes.writeUInt16LE((bits & 0x807f) | (next << 7), at);
+    }
+  }
+}
+
 /**
- * A copy of nano-e with the same function that is harder to round: powers of two move from the rows of one layer's up
- * projection into the columns of its down projection, so that the values of a block lie far apart.
+ * Rewrites a checkpoint so that it computes the same and is harder to round: powers of two whose exponents are
+ * normally distributed move from norms into the columns that read them, and from rows of up into columns of down.
  *
+ * @param source folder with one safetensors file in BF16
+ * @param out folder to make
  * @param spread standard deviation of the exponents
  */
-export async function spikyCheckpoint(folder: string, layer: number, spread: number): Promise<string> {
-  await mkdir(folder, { recursive: true });
-  await cp(nanoCheckpoint, folder, { recursive: true });
-  const path = join(folder, "model.safetensors");
-  const file = readFileSync(path);
-  const header = Number(file.readBigUInt64LE(0));
-  const entries = JSON.parse(file.toString("utf8", 8, 8 + header)) as Record<string, Entry>;
-  const random = randomFrom(3);
-  // A sum of twelve uniform numbers less six is nearly normal.
-  const normal = (): number => Array.from({ length: 12 }, () => random()).reduce((sum, x) => sum + x, -6);
-  const scale = (name: string, factor: (row: number, column: number) => number): void => {
-    const { dtype, shape, data_offsets: offsets } = entries[`${PREFIX}layers.${layer}.mlp.${name}.weight`]!;
-    if (dtype !== "BF16") throw new Error(`${name} is ${dtype}.`);
-    const at = 8 + header + offsets[0];
-    const columns = shape[1]!;
-    for (let index = 0; index < shape[0]! * columns; index++) {
-      const bits = file.readUInt16LE(at + 2 * index);
-      const exponent = (bits >>> 7) & 255;
-      const moved = exponent + factor(Math.floor(index / columns), index % columns);
-      if (exponent === 0) continue;
-      if (moved < 1 || moved > 254) throw new Error(`${name} has a value that cannot be moved so far.`);
-      file.writeUInt16LE((bits & 0x807f) | (moved << 7), at + 2 * index);
-    }
+export async function spikyCheckpoint(source: string, out: string, spread: number, seed = 3): Promise<void> {
+  mkdirSync(out, { recursive: true });
+  for (const file of await readdir(source)) {
+    if (/\.(?:json|jinja)$/.test(file)) await cp(join(source, file), join(out, file));
+  }
+  const bytes = await readFile(join(source, FILE));
+  const weights = new Weights(bytes);
+  const random = randomFrom(seed);
+  const exponents = (count: number): number[] =>
+    Array.from({ length: count }, () => {
+      const normal = Math.sqrt(-2 * Math.log(random())) * Math.cos(2 * Math.PI * random());
+      return Math.round(spread * normal);
+    });
+  const fromNorm = (norm: string, readers: readonly string[]): void => {
+    const [width] = weights.shape(norm) ?? [];
+    if (width === undefined) return;
+    const shift = exponents(width);
+    weights.scale(norm, (index) => -shift[index]!);
+    for (const reader of readers) weights.scale(reader, (index) => shift[index % width]!);
   };
-  const inner = entries[`${PREFIX}layers.${layer}.mlp.up_proj.weight`]!.shape[0]!;
-  const steps = Int32Array.from({ length: inner }, () => Math.round(spread * normal()));
-  scale("up_proj", (row) => -steps[row]!);
-  scale("down_proj", (_, column) => steps[column]!);
-  writeFileSync(path, file);
-  return folder;
+  for (let layer = 0; weights.shape(`${LAYER}${layer}.input_layernorm.weight`) !== undefined; layer++) {
+    const name = (of: string): string => `${LAYER}${layer}.${of}`;
+    fromNorm(
+      name("input_layernorm.weight"),
+      ["q", "k", "v"].map((of) => name(`self_attn.${of}_proj.weight`)),
+    );
+    fromNorm(name("pre_feedforward_layernorm.weight"), [
+      name("mlp.gate_proj.weight"),
+      name("mlp.up_proj.weight"),
+    ]);
+    fromNorm(name("pre_feedforward_layernorm_2.weight"), [name("experts.gate_up_proj")]);
+    const [rows = 0, columns = 1] = weights.shape(name("mlp.up_proj.weight")) ?? [];
+    const shift = exponents(rows);
+    weights.scale(name("mlp.up_proj.weight"), (index) => -shift[Math.floor(index / columns)]!);
+    weights.scale(name("mlp.down_proj.weight"), (index) => shift[index % rows]!);
+    const [experts = 0, hidden = 1, width = 1] = weights.shape(name("experts.down_proj")) ?? [];
+    const own = exponents(experts * width);
+    weights.scale(name("experts.gate_up_proj"), (index) => {
+      const row = Math.floor(index / hidden);
+      const inExpert = row % (2 * width);
+      return inExpert < width ? 0 : -own[Math.floor(row / (2 * width)) * width + inExpert - width]!;
+    });
+    weights.scale(
+      name("experts.down_proj"),
+      (index) => own[Math.floor(index / (hidden * width)) * width + (index % width)]!,
+    );
+  }
+  await writeFile(join(out, FILE), bytes);
 }

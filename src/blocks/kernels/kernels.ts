@@ -89,6 +89,21 @@ interface Exports extends TableMaker {
     scales: number,
     zeros: number,
   ): number;
+  multiply(source: number, input: number, rows: number, row: number, columns: number, scales: number): number;
+}
+
+/** Numbers that rows of values are multiplied with before they are converted. */
+export interface Factors {
+  /** One for each column. */
+  readonly columns?: Float32Array | undefined;
+  /** One for each row. */
+  readonly rows?: Float32Array | undefined;
+}
+
+/** Float32 values beside the regions, in a place that grows for the longest so far. */
+interface Beside {
+  at: number;
+  capacity: number;
 }
 
 /** Why a conversion stopped: a value is NaN or infinite, or the target cannot represent a finite one. */
@@ -107,8 +122,9 @@ export class Kernels {
   readonly #inputAt: number;
   readonly #outputAt: number;
   readonly #prepared = new Set<BlockTypeName>();
-  #weightsAt = 0;
-  #weightsCapacity = 0;
+  readonly #weights: Beside = { at: 0, capacity: 0 };
+  readonly #columnFactors: Beside = { at: 0, capacity: 0 };
+  readonly #rowFactors: Beside = { at: 0, capacity: 0 };
   #input: Uint8Array;
   #output: Uint8Array;
   #outputs: readonly Uint8Array[] = [];
@@ -206,7 +222,7 @@ export class Kernels {
       this.#inputAt,
       this.#outputAt,
       values,
-      weights === undefined ? 0 : this.#placeWeights(weights),
+      weights === undefined ? 0 : this.#place(this.#weights, weights),
       weights?.length ?? values,
       type.values,
       type.bytes,
@@ -265,7 +281,8 @@ export class Kernels {
     const codesAt = this.#outputAt;
     const scalesAt = codesAt + rows * sizes.codes;
     const pointsAt = scalesAt + rows * sizes.scales;
-    const weights = method === "search" && importance !== undefined ? this.#placeWeights(importance) : 0;
+    const weights =
+      method === "search" && importance !== undefined ? this.#place(this.#weights, importance) : 0;
     const index = this.#exports.convertNBits(
       blockType(source).id,
       bits,
@@ -296,6 +313,44 @@ export class Kernels {
     return index;
   }
 
+  /**
+   * Puts F32 values in the place of `rows` rows of `row` values at the start of the input region, each times the
+   * factors of its column and its row; byte for byte as `multiplyRows` does. What follows converts from F32.
+   *
+   * @returns index of the first value that is NaN or infinite, as `convert` does, and then the input is as it was
+   * @throws BlockError `not-encodable`, `uneven-row` or `over-capacity`
+   */
+  multiply(source: BlockTypeName, row: number, rows: number, { columns, rows: scales }: Factors): number {
+    if (!sources.includes(source)) {
+      throw new BlockError("not-encodable", `values of type ${source} cannot be multiplied`, {
+        advice: `The kernels read ${sources.join(", ")}.`,
+      });
+    }
+    if (rows * row > this.#capacity) {
+      throw new BlockError(
+        "over-capacity",
+        `${rows * row} values are more than the ${this.#capacity} that the kernels have room for`,
+      );
+    }
+    for (const [factors, count] of [
+      [columns, row],
+      [scales, rows],
+    ] as const) {
+      if (factors === undefined || factors.length === count) continue;
+      throw new BlockError(
+        "uneven-row",
+        `${factors.length} factors do not fit ${rows} rows of ${row} values`,
+      );
+    }
+    const columnsAt = columns === undefined ? 0 : this.#place(this.#columnFactors, columns);
+    const rowsAt = scales === undefined ? 0 : this.#place(this.#rowFactors, scales);
+    const index = this.#exports.multiply(blockType(source).id, this.#inputAt, rows, row, columnsAt, rowsAt);
+    this.#output = this.#input.subarray(0, 0);
+    this.#outputs = [];
+    this.#lastProblem = index >= 0 ? "non-finite" : undefined;
+    return index;
+  }
+
   /** Makes the tables of a type that is searched on a lattice, once. */
   #prepare(target: BlockTypeName): void {
     if (tablesOf(target) === undefined || this.#prepared.has(target)) return;
@@ -304,14 +359,14 @@ export class Kernels {
     this.#prepared.add(target);
   }
 
-  /** Copies weights into the memory of the kernels, which grows for the longest row so far. */
-  #placeWeights(weights: Float32Array): number {
-    if (weights.length > this.#weightsCapacity) {
-      this.#weightsAt = this.#grow(weights.length * 4 + SLACK);
-      this.#weightsCapacity = weights.length;
+  /** Copies values into the memory of the kernels. */
+  #place(beside: Beside, values: Float32Array): number {
+    if (values.length > beside.capacity) {
+      beside.at = this.#grow(values.length * 4 + SLACK);
+      beside.capacity = values.length;
     }
-    new Float32Array(this.#exports.memory.buffer, this.#weightsAt, weights.length).set(weights);
-    return this.#weightsAt;
+    new Float32Array(this.#exports.memory.buffer, beside.at, values.length).set(values);
+    return beside.at;
   }
 
   /** Adds memory and returns where it starts; all views of the memory are made anew. */
@@ -320,6 +375,23 @@ export class Kernels {
     const start = memory.grow(Math.ceil(bytes / PAGE)) * PAGE;
     this.#input = new Uint8Array(memory.buffer, this.#inputAt, this.#capacity * 4);
     return start;
+  }
+
+  /**
+   * Takes bytes that were made elsewhere for those of the last conversion.
+   *
+   * @throws BlockError `over-capacity` when the output region is shorter
+   */
+  put(bytes: Uint8Array): void {
+    if (bytes.length > this.#capacity * 4) {
+      throw new BlockError(
+        "over-capacity",
+        `${bytes.length} bytes are more than the ${this.#capacity * 4} that the kernels have room for`,
+      );
+    }
+    this.#output = new Uint8Array(this.#exports.memory.buffer, this.#outputAt, bytes.length);
+    this.#output.set(bytes);
+    this.#outputs = [];
   }
 
   /** The bytes that the last `convert` made; valid until the next one. */

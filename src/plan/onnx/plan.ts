@@ -17,7 +17,9 @@ import {
   type UnplacedGraph,
 } from "../../gemma4/graph/graphs.js";
 import type { GraphTensor, WeightSource } from "../../gemma4/graph/stored.js";
+import type { FoldedChannels } from "../../gemma4/folds.js";
 import type { Gemma4Config, Weight } from "../../gemma4/types.js";
+import { balanceTensors, factorsHash, type TensorFactors } from "../balance.js";
 import { PlanError } from "../errors.js";
 import type { RoundedBytes } from "../rounded.js";
 import {
@@ -93,6 +95,10 @@ export interface PlannedMatrix {
   readonly importance?: Float32Array<SharedArrayBuffer>;
   /** Where its codes, scales and zero points lie already, for the method `gptq`. */
   readonly rounded?: RoundedBytes;
+  /** Number of its first row in the weight; more than 0 in the later ones of a weight that was cut. */
+  readonly firstRow: number;
+  /** What its values are multiplied with before they are rounded; the model computes the same with all of them. */
+  readonly factors?: TensorFactors;
   /** Values themselves, or codes, scales and zero points. */
   readonly outputs: readonly OutputPlace[];
   /** Bytes of all outputs. */
@@ -280,6 +286,7 @@ function matricesOf(
       rows: rows?.count ?? allRows,
       inputRow,
       inputColumn: columns?.first ?? 0,
+      firstRow: rows?.first ?? 0,
       method,
       ...(importance === undefined ? {} : { importance }),
       outputs: [place],
@@ -360,6 +367,29 @@ export async function planOnnx(options: OnnxPlanOptions): Promise<OnnxPlan> {
   };
 }
 
+/**
+ * The plan with the channels of folds scaled, graph by graph, which changes nothing but the values that are rounded.
+ *
+ * @param folded of each graph
+ */
+export function balanceOnnx(plan: OnnxPlan, folded: readonly (readonly FoldedChannels[])[]): OnnxPlan {
+  if (folded.every((folds) => folds.length === 0)) return plan;
+  const graphs = plan.graphs.map((graph, index) => ({
+    ...graph,
+    matrices: balanceTensors(graph.matrices, folded[index] ?? [], ({ weight }) => weight.gguf).map(
+      cutFactors,
+    ),
+  }));
+  return { ...plan, graphs, hash: hashOf(graphs) };
+}
+
+/** Of the factors of a whole weight, those of a cut's rows. */
+function cutFactors(matrix: PlannedMatrix): PlannedMatrix {
+  const { factors, firstRow, rows } = matrix;
+  if (factors?.rows === undefined || factors.rows.length === rows) return matrix;
+  return { ...matrix, factors: { ...factors, rows: factors.rows.subarray(firstRow, firstRow + rows) } };
+}
+
 async function planGraph(
   options: OnnxPlanOptions,
   choice: GraphChoice,
@@ -397,15 +427,18 @@ function hashOf(graphs: readonly PlannedGraph[]): string {
     file,
     sha256(bytes),
     layout.files.map(({ name, size }) => [name, size]),
-    matrices.map(({ name, form, origin, row, rows, inputRow, inputColumn, method, importance, outputs }) => [
-      name,
-      form.kind === "float" ? form.type : [form.bits, form.block, form.zeroPoints],
-      [origin.name, origin.type, origin.offset],
-      [row, rows, inputRow, inputColumn],
-      form.kind === "float" ? null : method,
-      importance === undefined ? null : sha256(importance),
-      outputs.map(({ part, offset }) => [part, offset]),
-    ]),
+    matrices.map(
+      ({ name, form, origin, row, rows, inputRow, inputColumn, method, importance, factors, outputs }) => [
+        name,
+        form.kind === "float" ? form.type : [form.bits, form.block, form.zeroPoints],
+        [origin.name, origin.type, origin.offset],
+        [row, rows, inputRow, inputColumn],
+        form.kind === "float" ? null : method,
+        importance === undefined ? null : sha256(importance),
+        outputs.map(({ part, offset }) => [part, offset]),
+        ...(factors === undefined ? [] : [factorsHash(factors)]),
+      ],
+    ),
   ]);
   return sha256(JSON.stringify(["lapidary-onnx-plan", 1, rows]));
 }

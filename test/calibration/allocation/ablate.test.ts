@@ -10,7 +10,7 @@ import { headWeight, listWeights } from "../../../src/gemma4/weights.js";
 import { nanoCheckpoint, scratchFolder } from "../../support/convert.js";
 import { measureDivergence } from "../../support/divergence.js";
 import { readTextModel } from "../../support/forward/model.js";
-import { spikyCheckpoint } from "../../support/spiky.js";
+import { spikyLayer } from "../../support/spiky-layer.js";
 import { randomTokens } from "../../support/text-models.js";
 import { partsOf } from "../../support/walks.js";
 
@@ -124,7 +124,7 @@ describe("ablation", () => {
   });
 
   it("finds the matrix whose columns lie far apart", async () => {
-    const folder = await spikyCheckpoint(join(scratchFolder(), "spiky"), 1, 3);
+    const folder = await spikyLayer(join(scratchFolder(), "spiky"), 1, 3);
     const weights = (await partsOf(folder)).weights.filter(({ weight }) => !weight.unused);
     const names = weights
       .filter(({ weight }) => weight.name.endsWith("_proj.weight") && weight.layer !== null)

@@ -1,5 +1,6 @@
 // Entry points of the kernels. Types are numbered as in GGUF files; see `table.ts`.
 
+import { multiplyRows } from "./factors";
 import { latticeTableBytes, makeLatticeTables } from "./lattice/index";
 import { makeTernaryTables, ternaryTableBytes } from "./lattice/ternary";
 import { nbitsRows } from "./nbits/rows";
@@ -146,6 +147,33 @@ export function convertNBits(
       return nbitsRows<i16>(bits, block, zeroPoints, searched, input, rows, row, weights, codes, scales, zeros);
     case 30:
       return nbitsRows<u16>(bits, block, zeroPoints, searched, input, rows, row, weights, codes, scales, zeros);
+  }
+  return unreachable();
+}
+
+/**
+ * Puts float32 values in the place of the input's, each times the factors of its column and its row.
+ *
+ * @param columns float32 factor of each column of a row, or 0 for none
+ * @param scales float32 factor of each row, or 0 for none
+ * @returns index of the first value that was not finite (see `problem`), or -1
+ */
+export function multiply(
+  source: i32,
+  input: usize,
+  rows: i32,
+  row: i32,
+  columns: usize,
+  scales: usize,
+): i32 {
+  clearProblem();
+  switch (source) {
+    case 0:
+      return multiplyRows<f32>(input, rows, row, columns, scales);
+    case 1:
+      return multiplyRows<i16>(input, rows, row, columns, scales);
+    case 30:
+      return multiplyRows<u16>(input, rows, row, columns, scales);
   }
   return unreachable();
 }
