@@ -146,9 +146,8 @@ function checkJob(job: TensorJob): void {
   }
   const expected = typeof target === "string" ? 1 : pieces(target, row).length;
   if (outputs.length !== expected || copies.length !== expected) {
-    throw new RangeError(
-      `tensor ${name} has ${outputs.length} outputs of ${copies.length}, expected ${expected}`,
-    );
+    const count = outputs.length === expected ? `${copies.length} copies` : `${outputs.length} outputs`;
+    throw new RangeError(`tensor ${name} has ${count}, expected ${expected}`);
   }
 }
 

@@ -1,4 +1,4 @@
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import Ablate from "../../commands/ablate.js";
@@ -58,11 +58,12 @@ describe("measure", () => {
     const other = await runCommand(Measure, [nanoCheckpoint, "--statistics", scratchFolder()]);
     expect([other.code, other.stderr]).toEqual([2, expect.stringContaining("statistics.json")]);
     const folder = scratchFolder();
-    const list = JSON.parse(readFileSync(join(statistics, "statistics.json"), "utf8")) as {
+    const list = JSON.parse(readFileSync(join(statistics, "inputs", "statistics.json"), "utf8")) as {
       checkpoint: { bytes: number }[];
     };
     list.checkpoint[0]!.bytes += 1;
-    writeFileSync(join(folder, "statistics.json"), JSON.stringify(list));
+    mkdirSync(join(folder, "inputs"));
+    writeFileSync(join(folder, "inputs", "statistics.json"), JSON.stringify(list));
     const stranger = await runCommand(Measure, [nanoCheckpoint, "--statistics", folder]);
     expect([stranger.code, stranger.stderr]).toEqual([2, expect.stringContaining("the statistics expect")]);
     const type = await runCommand(Measure, [nanoCheckpoint, "--statistics", statistics, "--types", "Q9_K"]);

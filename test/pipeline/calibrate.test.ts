@@ -27,8 +27,8 @@ function request(out: string, more: Partial<CalibrateRequest> = {}): CalibrateRe
     source: nano,
     sources: [text],
     out: join(folder, out),
-    context: 256,
-    windows: 20,
+    context: 128,
+    windows: 12,
     mode: "raw",
     depth: "importance",
     threads: 2,
@@ -42,7 +42,7 @@ const { signal } = new AbortController();
 it("keeps moments, gradients and an importance matrix near llama-imatrix's", async () => {
   const asked = request("whole", { depth: "gradients" });
   const report = await calibrate(asked, silent, signal);
-  expect(report.text).toMatchObject({ windows: 20, tokens: 20 * 256, mode: "raw" });
+  expect(report.text).toMatchObject({ windows: 12, tokens: 12 * 128, mode: "raw" });
   expect(report.starved).toEqual([]);
 
   const { inputs, gradients, imatrix } = statisticsFolders(asked.out);
@@ -64,12 +64,12 @@ it("keeps moments, gradients and an importance matrix near llama-imatrix's", asy
   expect(curvature.gradientSquares).toHaveLength(256);
   expect(curvature.inputSquares).toHaveLength(1024);
 
-  // A twentieth of the text that llama-imatrix saw: near it, and not the same.
+  // A sixtieth of the text that llama-imatrix saw: near it, and not the same.
   const { tensors } = await compareImatrices(imatrix, reference);
-  const alike = tensors.filter(({ likeness }) => (likeness?.correlation ?? 0) > 0.6);
+  const alike = tensors.filter(({ likeness }) => (likeness?.correlation ?? 0) > 0.5);
   expect(alike).toHaveLength(32);
   const matrix = await readImportance(imatrix);
-  expect(matrix).toMatchObject({ chunks: 20, chunkTokens: 256, datasets: [text] });
+  expect(matrix).toMatchObject({ chunks: 12, chunkTokens: 128, datasets: [text] });
 });
 
 it("goes on behind the last whole step, and ends with the same numbers", async () => {
@@ -93,7 +93,7 @@ it("goes on behind the last whole step, and ends with the same numbers", async (
 });
 
 it("refuses statistics of other settings, text that is measured on, and what is no checkpoint", async () => {
-  await expect(calibrate(request("whole", { context: 128 }), silent, signal)).rejects.toMatchObject({
+  await expect(calibrate(request("whole", { context: 64 }), silent, signal)).rejects.toMatchObject({
     exitCode: 2,
   });
   await expect(calibrate(request("reused", { evaluation: text }), silent, signal)).rejects.toMatchObject({

@@ -11,7 +11,7 @@ import type { Comparison } from "../../src/verify/statistics.js";
 import { verifyModel, type VerifyOptions } from "../../src/verify/verify.js";
 import { fullCampaign } from "../support/campaign.js";
 import { convertFixture } from "../support/convert.js";
-import { SideBySide } from "./side-by-side.js";
+import { SideBySide } from "../verify/side-by-side.js";
 
 /** What llama.cpp v0.5.0's own tools found: see fixtures/reference/figures.txt. */
 interface Figure {
