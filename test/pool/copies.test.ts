@@ -92,7 +92,7 @@ describe("bytes that were made before", () => {
   it("are as many as there are outputs", async () => {
     const [first] = jobs as [TensorJob, TensorJob];
     await expect(runTiles({ jobs: [{ ...first, copies: [] }], memoryBytes })).rejects.toThrow(
-      /1 outputs of 0, expected 1/,
+      /0 copies, expected 1/,
     );
   });
 });
