@@ -1,3 +1,4 @@
+import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { randomAllocation } from "../../calibration/allocation/control.js";
 import { type Part, partsToRound } from "../../calibration/allocation/parts.js";
@@ -11,6 +12,7 @@ import { MIXES } from "../plan/mixes.js";
 import { DTYPES, type DtypeName, groupOf } from "../plan/onnx/dtypes.js";
 import { itemsOf } from "./allocation-items.js";
 import { openCalibrated, openCheckpointFolder } from "./calibrated.js";
+import { statisticsFolders } from "./statistics-folders.js";
 import { PipelineError } from "./errors.js";
 import { type OpenPlan, planName, writePlan } from "./plan-file.js";
 import type { PlanFile, PlanLine } from "./plan-schema.js";
@@ -237,7 +239,18 @@ async function sizeOf(work: Work, format: Format, choices: Choices): Promise<Siz
       weights: linesOf(choices),
     },
   };
-  const common = { source: source.folder, plan, threads: 1, memory: 2 ** 28, dryRun: true, force: true };
+  // Some types are refused without one.
+  const { imatrix } = statisticsFolders(request.statistics);
+  const found = await stat(imatrix).catch(() => undefined);
+  const common = {
+    source: source.folder,
+    plan,
+    ...(found === undefined ? {} : { imatrix }),
+    threads: 1,
+    memory: 2 ** 28,
+    dryRun: true,
+    force: true,
+  };
   if (format === "gguf") {
     const { convert } = await import("./convert.js");
     const options = { matchConverter: false, keepUnusedKv: false, splitMaxBytes: undefined };

@@ -329,9 +329,8 @@ async function withPlan(request: ConvertRequest, source: ModelSource): Promise<C
   const { plan, typeNames = {} } = request;
   if (plan === undefined) return request;
   const { ggufTypes } = await import("./plan-types.js");
-  const [mix = ""] = request.types;
-  // Which tensors there are, and which of them nothing reads, is the same under every mix.
-  const { tensors } = planOf(source, mix, { ...request, typeNames: {}, keepUnusedKv: true }, undefined);
+  // Which tensors there are, and which of them nothing reads, is the same under every mix; this one asks for nothing.
+  const { tensors } = planOf(source, "F32", { ...request, typeNames: {}, keepUnusedKv: true }, undefined);
   const tensorTypes = [...(typeNames.tensorTypes ?? []), ...ggufTypes(plan, tensors)];
   return { ...request, typeNames: { ...typeNames, tensorTypes } };
 }
