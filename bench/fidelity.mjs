@@ -56,8 +56,14 @@ mkdirSync(values.out, { recursive: true });
 await lapidary(
   "calibrate",
   values.checkpoint,
-  ...["--calibration", values.calibration, "--evaluation", values.text],
-  ...["--depth", "gradients", "--out", statistics],
+  "--calibration",
+  values.calibration,
+  "--evaluation",
+  values.text,
+  "--depth",
+  "gradients",
+  "--out",
+  statistics,
 );
 const [{ files: reference }] = (
   await lapidary("convert", values.checkpoint, "--to", "gguf", "--type", "F32", "--out", values.out)
@@ -67,7 +73,15 @@ const [{ files: reference }] = (
 async function measure(way, flags) {
   const folder = join(values.out, way);
   const { artifacts } = await lapidary(
-    ...["convert", values.checkpoint, "--to", "gguf", "--type", values.types, "--out", folder, "--force"],
+    "convert",
+    values.checkpoint,
+    "--to",
+    "gguf",
+    "--type",
+    values.types,
+    "--out",
+    folder,
+    "--force",
     ...flags,
   );
   const paths = artifacts.flatMap(({ files }) => files);
